@@ -1,0 +1,39 @@
+"Packaging facts live in settings.ini, which nbdev reads too; this file only hands them to setuptools."
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="])
+parser.read(here/"settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+needs = {key: shlex.split(cfg[key]) for key in ("requirements", "notebooks_requirements", "dev_requirements")}
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=cfg["keywords"].split(),
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    url=cfg["git_url"],
+    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research",
+                 "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+    python_requires=">=" + cfg["min_python"],
+    packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
+    install_requires=needs["requirements"],
+    extras_require={"notebooks": needs["notebooks_requirements"],
+                    "dev": needs["notebooks_requirements"] + needs["dev_requirements"]},
+    entry_points={
+        "nbdev": [f"{cfg['lib_path']}=al_cifar._modidx:d"],
+        "papermill.engine": ["al_cifar=al_cifar.papermill_terminal:Engine"],
+    },
+    zip_safe=False,
+)
