@@ -221,6 +221,7 @@ def labels_to_reach(df, accuracy):
     if not 0 <= accuracy <= 1: raise ValueError(f"accuracy is {accuracy}; it must lie in [0, 1]")
     table = curve_table(df)
     n, y = table.columns.to_numpy(float), table.to_numpy()
+    if len(n) < 2: raise ValueError(f"a crossing needs two evaluations or more; there is only {n.tolist()}")
     hit = y >= accuracy
     i = np.maximum(hit.argmax(axis=1), 1)               # first evaluation at or above; 0 is handled below
     before, after = (np.take_along_axis(y, k[:, None], 1)[:, 0] for k in (i - 1, i))
@@ -248,6 +249,7 @@ def label_savings(
         table = strategy_tables(labels_to_reach(part, target), "labels")[0][1]
         if baseline not in table:
             raise ValueError(f"baseline {baseline!r} is not in condition {condition}: it has {list(table)}")
+        if len(table.columns) < 2: raise ValueError(f"condition {condition} has {baseline!r} only, nothing to compare with")
         for s in table.columns.drop(baseline):
             x, y = paired_values(table, s, baseline)
             d, n = y - x, len(x)

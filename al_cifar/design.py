@@ -14,7 +14,8 @@ import pandas as pd
 from itertools import combinations
 from scipy import optimize, stats
 from statsmodels.stats.power import FTestAnovaPower
-from .curves import aulc, check_results, curve_table, interval_factor, paired_values, sort_rows, strategy_tables
+from .curves import (aulc, check_results, curve_table, interval_factor, paired_values, sort_rows,
+                             strategy_tables)
 from .inference import against_baseline, need_groups
 
 # %% ../nbs/06c_design.ipynb #43c7aeb9
@@ -25,46 +26,46 @@ def correlation_interval(r, n):
     return tuple(np.tanh(z + np.array([-1, 1]) * stats.norm.isf(0.025) / np.sqrt(n - 3)))
 
 def variance_ratio(x, y):
-    """`(ratio, low, high)`: (Var x + Var y) / Var(x - y) with its exact 95 % interval under normality (Pitman 1939; Morgan 1939)."""
+    """`(ratio, low, high)`: (Var x + Var y) / Var(x - y) and its 95 % interval, exact under normality.
+
+    After Pitman (1939) and Morgan (1939). The ratio is at least 1/2; two pairs say no more than that."""
     s, d, n = x + y, x - y, len(x)
+    if not d.std() > 0: return np.inf, np.inf, np.inf
     f = s.var(ddof=1) / d.var(ddof=1)
+    if n == 2: return float(1 + f) / 2, 0.5, np.inf
     r = np.corrcoef(s, d)[0, 1] if s.var() > 0 else 0.0
     k = 1 + 2 * (1 - r ** 2) * stats.t.isf(0.025, n - 2) ** 2 / (n - 2)
     root = np.sqrt(k ** 2 - 1)
-    return tuple((1 + f * np.array([1, k - root, k + root])) / 2)
+    return tuple(float((1 + f * x) / 2) for x in (1, k - root, k + root))
 
 # %% ../nbs/06c_design.ipynb #76f16985
 def variance_reduction(a, value=None):
     """What pairing by replication buys for each pair of strategies.
 
-    `condition, a, b, r, ratio, ci_low, ci_high, helps, n, r_low, r_high, note`: correlation, ratio = (Var A + Var B) / Var(A - B)
-    with its 95 % interval, `helps` = ratio > 1. Where A and B are identical by construction r is 1 and the ratio infinite, and `note` says so.
-    Warns of the pairs for which pairing does not help. Needs three replications or more."""
+    `condition, a, b, r, ratio, ci_low, ci_high, helps, n, r_low, r_high, note`: correlation; ratio =
+    (Var A + Var B) / Var(A - B) with its 95 % interval; `helps` = ratio > 1. Where A and B are identical by
+    construction r is 1, the ratio infinite, and `note` says so. Warns of the pairs for which pairing does not help."""
     rows = []
     for keys, table in strategy_tables(a, value):
         need_groups(keys, table)
         for s, t in combinations(table, 2):
-            x, y = paired_values(table, s, t, at_least=3)
-            if (x == y).all():
-                r = r_low = r_high = 1.0
-                ratio, note = [np.inf] * 3, "identical by construction: the difference is always 0"
-            else:
-                r = np.corrcoef(x, y)[0, 1] if x.std() > 0 and y.std() > 0 else 0.0
-                r_low, r_high = correlation_interval(r, len(x))
-                ratio = variance_ratio(x, y) if (x - y).std() > 0 else [np.inf] * 3
-                note = "helps" if ratio[1] > 1 else "does not help" if ratio[0] <= 1 else f"helped, but {len(x)} pairs leave it open"
-            rows.append(keys | dict(a=s, b=t, r=r, ratio=ratio[0], ci_low=ratio[1], ci_high=ratio[2], helps=bool(ratio[0] > 1), n=len(x),
-                                    r_low=r_low, r_high=r_high, note=note))
+            x, y = paired_values(table, s, t)
+            ratio, low, high = variance_ratio(x, y)
+            r = 1.0 if (x == y).all() else np.corrcoef(x, y)[0, 1] if x.std() * y.std() > 0 else 0.0
+            r_low, r_high = (1.0, 1.0) if (x == y).all() else correlation_interval(r, len(x))
+            note = ("identical by construction: the difference is always 0" if (x == y).all() else "helps" if low > 1
+                    else "does not help" if ratio <= 1 else f"helped, but {len(x)} pairs leave it open")
+            rows.append(keys | dict(a=s, b=t, r=r, ratio=ratio, ci_low=low, ci_high=high, helps=bool(ratio > 1),
+                                    n=len(x), r_low=r_low, r_high=r_high, note=note))
     out = pd.DataFrame(rows)
-    _warn_no_help(out)
+    _warn_no_help(out[~out["helps"]])
     return out
 
-def _warn_no_help(out):
-    """Warn, naming them, of the pairs in a `variance_reduction` table for which pairing does not help."""
-    bad = out[~out["helps"]]
-    if not len(bad): return
-    names = [", ".join(f"{k} {row[k]}" for k in ("condition", "n_labels") if k in out) + f": {row.a} and {row.b} ({row.ratio:.2f})"
-             for _, row in bad.iterrows()]
+def _warn_no_help(rows):
+    """Warn of the pairs in these rows of a `variance_reduction` table, naming the first few."""
+    if not len(rows): return
+    names = [", ".join(f"{k} {row[k]}" for k in ("condition", "n_labels") if k in row)
+             + f": {row['a']} and {row['b']} ({row['ratio']:.2f})" for row in rows.to_dict("records")]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     warnings.warn(f"pairing did not help (variance ratio at most 1) at {'; '.join(names[:5])}{more}; "
                   "their paired intervals are no narrower than independent runs would give")
@@ -122,7 +123,7 @@ def detectable_difference(
     if "aulc" not in a: a = aulc(a)
     label_range, out = label_range or a.attrs.get("label_range"), []
     for keys, table in strategy_tables(a, "aulc"):
-        if len(table.columns) < 2: raise ValueError(f"condition {keys['condition']} has one strategy, nothing to compare with")
+        if len(table.columns) < 2: raise ValueError(f"condition {keys['condition']} has one strategy, nothing to compare")
         for x, y in combinations(table, 2):
             d = np.subtract(*paired_values(table, x, y))
             n, sd = replications or len(d), d.std(ddof=1)
@@ -137,12 +138,12 @@ def describe_detectable(
     """One plain sentence on what a study can find."""
     low, high = found.loc[found.detectable.idxmin()], found.loc[found.detectable.idxmax()]
     def one(row):
-        points = f", {100 * row.mean_accuracy:.2f} points of mean accuracy" if "mean_accuracy" in found else ""
-        return f"{row.detectable:.1f}{points} ({row.a} and {row.b}, condition {row.condition})"
+        points = f"{100 * row.mean_accuracy:.2f} points of mean accuracy; " if "mean_accuracy" in found else ""
+        return f"{row.detectable:.1f} ({points}{row.a} and {row.b}, condition {row.condition})"
     runs = " to ".join(str(n) for n in sorted({found.replications.min(), found.replications.max()}))
-    span = one(low) if len(found) == 1 else f"from {one(low)} to {one(high)}"
-    return (f"With {runs} paired replications, a true difference in AULC is found {100 * power:.0f} % of the time if it is "
-            f"at least {span}; smaller ones will more often be missed.")
+    span = one(low) if len(found) == 1 else f"between {one(low)} and {one(high)}, depending on the pair"
+    return (f"With {runs} paired replications, the smallest true difference in AULC that is found "
+            f"{100 * power:.0f} % of the time is {span}.")
 
 # %% ../nbs/06c_design.ipynb #98f83c03
 def sd_upper(sd, n, level=0.8):
@@ -156,8 +157,8 @@ def plan_replications(
     power=0.8, alpha=0.05, value=None):
     """Replications per strategy to find a difference, paired and unpaired, from a pilot's spread.
 
-    `condition, a, b, n, difference, sd_diff, sd_pooled, paired, paired_cautious, unpaired`; `inf` where the pilot saw no
-    difference at all."""
+    `condition, a, b, n, difference, sd_diff, sd_pooled, paired, paired_cautious, unpaired`; `inf` where the pilot
+    saw no difference at all."""
     rows = []
     for keys, table in strategy_tables(a, value):
         need_groups(keys, table)
@@ -165,9 +166,12 @@ def plan_replications(
             x, y = paired_values(table, s, t)
             d, sd = (x - y).mean() if difference is None else difference, (x - y).std(ddof=1)
             pooled = np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
-            needs = lambda sd, paired: np.inf if d == 0 else replications_needed(d, sd, paired, power, alpha) if sd > 0 else 2
-            rows.append(keys | dict(a=s, b=t, n=len(x), difference=d, sd_diff=sd, sd_pooled=pooled, paired=needs(sd, True),
-                                    paired_cautious=needs(sd_upper(sd, len(x)), True), unpaired=needs(pooled, False)))
+            def needs(sd, paired):
+                if d == 0: return np.inf
+                return replications_needed(d, sd, paired, power, alpha) if sd > 0 else 2
+            rows.append(keys | dict(a=s, b=t, n=len(x), difference=d, sd_diff=sd, sd_pooled=pooled,
+                                    paired=needs(sd, True), paired_cautious=needs(sd_upper(sd, len(x)), True),
+                                    unpaired=needs(pooled, False)))
     return pd.DataFrame(rows)
 
 # %% ../nbs/06c_design.ipynb #42617742
@@ -187,12 +191,13 @@ def max_t_factor(
     draws=10_000, seed=0):
     """95 % quantile of the largest absolute t statistic along a curve: the factor of a simultaneous band.
 
-    Rounds without spread do not count. Three replications or more. "rotation" after Langsrud (2005); "bootstrap" resamples whole
-    replications (studentised, Efron and Tibshirani 1993, section 12.5)."""
+    Rounds without spread do not count. Three replications or more. "rotation" after Langsrud (2005); "bootstrap"
+    resamples whole replications (studentised; Efron and Tibshirani 1993, section 12.5)."""
     values = np.asarray(values, float)
     R, g = len(values), np.random.default_rng(seed)
     if R < 3: raise ValueError(f"a simultaneous band needs three replications or more; there are {R}")
-    if method not in ("rotation", "bootstrap"): raise ValueError(f"method is {method!r}; it must be 'rotation' or 'bootstrap'")
+    if method not in ("rotation", "bootstrap"):
+        raise ValueError(f"method is {method!r}; it must be 'rotation' or 'bootstrap'")
     centred = values - values.mean(axis=0)
     centred = centred[:, np.linalg.norm(centred, axis=0) > 1e-12]
     if not centred.shape[1]: return 0.0
@@ -200,12 +205,12 @@ def max_t_factor(
         q = g.standard_normal((draws, R))
         rho = q @ (centred / np.linalg.norm(centred, axis=0)) / np.linalg.norm(q, axis=1, keepdims=True)
         rho = np.quantile(np.abs(rho).max(axis=1), 0.95)
-        return np.sqrt(R - 1) * rho / np.sqrt(1 - rho ** 2)
-    return np.quantile(np.abs(_bootstrap_t(centred, draws, g)).max(axis=1), 0.95, method="higher")
+        return float(np.sqrt(R - 1) * rho / np.sqrt(1 - rho ** 2))
+    return float(np.quantile(np.abs(_bootstrap_t(centred, draws, g)).max(axis=1), 0.95, method="higher"))
 
-# %% ../nbs/06c_design.ipynb #388690d8
+# %% ../nbs/06c_design.ipynb #6bae3b42
 def _bootstrap_t(values, draws, g):
-    """t statistics about the sample mean in bootstrap resamples of whole rows: `draws` x columns; infinite without spread."""
+    """t statistics about the sample mean in `draws` resamples of whole rows: draws x columns; inf without spread."""
     R = len(values)
     weights = g.multinomial(R, np.full(R, 1 / R), size=draws) / R      # how often each row is drawn
     centred = values - values.mean(axis=0)
@@ -225,8 +230,8 @@ def curve_bands(
     for (condition, s), t in curve_table(df).groupby(level=["condition", "strategy"], sort=False):
         factor, mean, sd = max_t_factor(t, method, draws, seed), t.mean(), t.std()
         half = factor * sd / np.sqrt(len(t))
-        rows.append(pd.DataFrame(dict(condition=condition, strategy=s, n_labels=t.columns, n=len(t), mean=mean, sd=sd,
-                                      ci_low=mean - half, ci_high=mean + half, factor=factor)))
+        rows.append(pd.DataFrame(dict(condition=condition, strategy=s, n_labels=t.columns, n=len(t), mean=mean,
+                                      sd=sd, ci_low=mean - half, ci_high=mean + half, factor=factor)))
     return sort_rows(pd.concat(rows))
 
 # %% ../nbs/06c_design.ipynb #5750f432
@@ -235,18 +240,18 @@ def difference_bands(
     baseline="random", method="rotation", draws=10_000, seed=0):
     """Mean paired difference curves, strategy minus baseline, with 95 % simultaneous bands.
 
-    `condition, strategy, n_labels, n, diff, sd, ci_low, ci_high, factor`. Where the band leaves out 0 the strategies differ at
-    that number of labels, and all such statements along a curve hold together."""
-    rows = []
+    `condition, strategy, n_labels, n, diff, sd, ci_low, ci_high, factor`. Where the band leaves out 0 the strategies
+    differ at that number of labels, and all such statements along a curve hold together."""
     curve_table(df)       # the same numbers of labels for all runs, or an error
-    parts = {}
+    rows, parts = [], {}
     for keys, s, x, y in against_baseline(check_results(df), baseline, "accuracy"):
         parts.setdefault((keys["condition"], s), {})[keys["n_labels"]] = x - y
     for (condition, s), d in parts.items():
         d = pd.DataFrame(d)
-        factor, half = max_t_factor(d, method, draws, seed), d.std() / np.sqrt(len(d))
-        rows.append(pd.DataFrame(dict(condition=condition, strategy=s, n_labels=d.columns, n=len(d), diff=d.mean(), sd=d.std(),
-                                      ci_low=d.mean() - factor * half, ci_high=d.mean() + factor * half, factor=factor)))
+        factor, mean, sd = max_t_factor(d, method, draws, seed), d.mean(), d.std()
+        half = factor * sd / np.sqrt(len(d))
+        rows.append(pd.DataFrame(dict(condition=condition, strategy=s, n_labels=d.columns, n=len(d), diff=mean,
+                                      sd=sd, ci_low=mean - half, ci_high=mean + half, factor=factor)))
     return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/06c_design.ipynb #ec8d67e8
@@ -256,14 +261,16 @@ def bootstrap_differences(
     draws=10_000, seed=0, value=None):
     """Mean paired differences with 95 % bootstrap intervals over replications, which are resampled jointly.
 
-    `condition, strategy, n, diff, ci_low, ci_high` (Efron and Tibshirani 1993, chapters 12, 13). All strategies of a condition get the same
-    resamples. Ends may be infinite with very few replications."""
-    if method not in ("studentized", "percentile"): raise ValueError(f"method is {method!r}; it must be 'studentized' or 'percentile'")
+    `condition, strategy, n, diff, ci_low, ci_high` (Efron and Tibshirani 1993, chapters 12 and 13). All strategies of
+    a condition get the same resamples. Ends may be infinite with very few replications."""
+    if method not in ("studentized", "percentile"):
+        raise ValueError(f"method is {method!r}; it must be 'studentized' or 'percentile'")
     rows = []
     for keys, s, x, y in against_baseline(a, baseline, value):
         d, g = x - y, np.random.default_rng(seed)
         if method == "percentile":
-            low, high = np.quantile(d[g.integers(len(d), size=(draws, len(d)))].mean(axis=1), [0.025, 0.975])
+            means = d[g.integers(len(d), size=(draws, len(d)))].mean(axis=1)
+            low, high = np.quantile(means, [0.025, 0.975])
         elif d.std() == 0: low = high = d.mean()
         else:
             t = np.quantile(_bootstrap_t(d[:, None], draws, g)[:, 0], [0.025, 0.975], method="nearest")

@@ -100,6 +100,7 @@ def complete_command_line():
         if args == sys.argv[1:]: return
         if sys.stdin is None: os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number: 0
         sys.argv[1:] = args
+        sys.tracebacklimit = 0  # an error in the notebook ends with its message, not with papermill's own calls
     except Exception as error:
         print(f"al_cifar: could not add a default output path ({error}); give papermill one, or - for stdout.",
               file=sys.stderr)

@@ -12,38 +12,45 @@ import numpy as np
 import matplotlib.pyplot as plt
 from pathlib import Path
 from zlib import crc32
-from .curves import condition_order, learning_curves, mean_aulc, strategy_order
+from .curves import (condition_order, error_rate, learning_curves, mean_aulc, strategy_order,
+                             with_condition_text)
 
-# %% ../nbs/06d_plots.ipynb #91e9257e
-COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E00", kmeans="#009E73", diversity="#009E73")
+# %% ../nbs/06d_plots.ipynb #362d9688
+COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E00",
+               kmeans="#009E73", diversity="#009E73")
 MORE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 KNOWN = ("margin", "entropy", "badge", "coreset", "bald", "typiclust", "weighted_kmeans", "power_margin",
          "probcover", "maxherding", "cal", "egl", "dpp", "eps_greedy", "budget_switch", "npc")
 
 def strategy_style(name):
-    """`color` and `linestyle` of a strategy, a function of its name."""
-    if name in COLOURS: return dict(color=COLOURS[name], linestyle="-")
-    i = KNOWN.index(name) if name in KNOWN else crc32(name.encode()) % 16
-    return dict(color=MORE[i % 4], linestyle=DASHES[(i // 4 + i % 4) % 4])
+    """`color`, `linestyle` and `marker` of a strategy, a function of its name."""
+    if name in COLOURS: return dict(color=COLOURS[name], linestyle="-", marker=None)
+    code = crc32(name.encode())
+    i = KNOWN.index(name) if name in KNOWN else code % 16
+    marker = None if name in KNOWN else "os^D"[code // 16 % 4]
+    return dict(color=MORE[i % 4], linestyle=DASHES[(i // 4 + i % 4) % 4], marker=marker)
 
-# %% ../nbs/06d_plots.ipynb #a16ab6bf
+# %% ../nbs/06d_plots.ipynb #81c7cfdb
 STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
-         "lines.linewidth": 1.4, "figure.dpi": 100, "svg.fonttype": "none", "svg.hashsalt": "al_cifar"}
+         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+         "grid.linewidth": 0.5, "lines.linewidth": 1.4, "figure.dpi": 100, "svg.fonttype": "none",
+         "svg.hashsalt": "al_cifar"}
 
 def condition_label(condition):
     """How a condition is printed: `ε = 0.1`, `ε ~ U[0, 0.15]`."""
-    try: return f"ε = {float(condition):g}"
-    except ValueError: return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
+    rate = error_rate(condition)
+    if rate is not None: return f"ε = {rate:g}"
+    return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
 
-def _panels(conditions, dataset=None, width=3.4, height=2.5, sharey=True):
+def _panels(conditions, dataset=None, width=3.4, height=2.5):
     """A figure with an axis per condition, two in a row, titled with data set and condition: `(fig, axes)`."""
     cols = min(2, len(conditions))
     rows = -(-len(conditions) // cols)
-    fig, axes = plt.subplots(rows, cols, figsize=(width * cols, height * rows), sharex=True, sharey=sharey,
+    fig, axes = plt.subplots(rows, cols, figsize=(width * cols, height * rows), sharex=True, sharey=True,
                              squeeze=False, layout="constrained")
-    for ax, c in zip(axes.flat, conditions): ax.set_title((f"{dataset}, " if dataset else "") + condition_label(c))
+    for ax, c in zip(axes.flat, conditions):
+        ax.set_title((f"{dataset}, " if dataset else "") + condition_label(c))
     for ax in axes.flat[len(conditions):]: ax.remove()
     return fig, list(axes.flat[:len(conditions)])
 
@@ -68,18 +75,18 @@ def spread(y, gap):
     out[order] = np.concatenate([c + gap * (np.arange(n) - (n - 1) / 2) for c, n in blocks])
     return out
 
-# %% ../nbs/06d_plots.ipynb #74677826
+# %% ../nbs/06d_plots.ipynb #1c7e8bb4
 def _label_ends(ax, ends):
-    """Write names right of the lines' last points; `ends` maps name to (x, y, colour). The axis limits must be final."""
-    ax.figure.canvas.draw()                                   # the layout settles the height of the axis
-    points = ax.get_window_extent().height * 72 / ax.figure.dpi
-    gap = 9 * np.ptp(ax.get_ylim()) / points                  # 8-point text needs 9 points
+    """Write names right of the lines' ends; `ends` maps name to (x, y, colour). The axis limits must be final."""
+    ax.figure.canvas.draw()                                   # the layout settles where the axis is
+    points = 72 / ax.figure.dpi
+    y = np.array([ax.transData.transform((x, y))[1] for x, y, _ in ends.values()]) * points
+    places = spread(y, 9.6)                                   # a line of 8-point text, descenders included
+    places -= max(0, places.max() - ax.get_window_extent().y1 * points)       # not into the title
     x = max(x for x, _, _ in ends.values())
-    places = spread([y for _, y, _ in ends.values()], gap)
-    places -= max(0, places.max() - ax.get_ylim()[1])         # not into the title
-    for (name, (_, _, color)), y in zip(ends.items(), places):
-        ax.annotate(name.replace("_", " "), (x, y), xytext=(4, 0), textcoords="offset points", va="center", color=color,
-                    annotation_clip=False)
+    for (name, (_, y0, color)), move in zip(ends.items(), places - y):
+        ax.annotate(name.replace("_", " "), (x, y0), xytext=(4, move), textcoords="offset points", va="center",
+                    color=color, annotation_clip=False)
 
 # %% ../nbs/06d_plots.ipynb #60f9a938
 def _draw_curves(ax, curves, column):
@@ -87,8 +94,10 @@ def _draw_curves(ax, curves, column):
     for s in strategy_order(curves["strategy"]):
         c = curves[curves["strategy"] == s].sort_values("n_labels")
         style = strategy_style(s)
-        ax.plot(c["n_labels"], 100 * c[column], label=s, marker="o" if len(c) == 1 else None, **style)
-        ax.fill_between(c["n_labels"], 100 * c["ci_low"], 100 * c["ci_high"], color=style["color"], alpha=0.15, lw=0)
+        if len(c) == 1: style["marker"] = "o"
+        ax.plot(c["n_labels"], 100 * c[column], label=s, ms=3, **style)
+        ax.fill_between(c["n_labels"], 100 * c["ci_low"], 100 * c["ci_high"], color=style["color"], alpha=0.15,
+                        lw=0)
 
 def _label_lines(ax):
     """Name every labelled line of `ax` at its end."""
@@ -96,7 +105,7 @@ def _label_lines(ax):
     _label_ends(ax, {l.get_label(): (l.get_xdata()[-1], l.get_ydata()[-1], l.get_color()) for l in lines})
 
 def _finish(fig, axes):
-    """Keep axis labels on the outer panels, fix the layout, take the figure off pyplot's list (it still shows and saves)."""
+    """Label the outer panels only, fix the layout, take the figure off pyplot's list (it still shows and saves)."""
     cols = 2 if len(axes) > 1 else 1
     for i, ax in enumerate(axes):
         ax.label_outer()
@@ -120,7 +129,8 @@ def plot_learning_curves(
     dataset = dataset or dataset_of(df)
     curves = learning_curves(df, interval) if "accuracy" in df else df
     conditions = condition_order(curves["condition"])
-    if ax is not None and len(conditions) > 1: raise ValueError(f"ax is one axis, the frame has conditions {conditions}")
+    if ax is not None and len(conditions) > 1:
+        raise ValueError(f"ax is one axis, the frame has the conditions {conditions}")
     with plt.rc_context(STYLE):
         fig, axes = _panels(conditions, dataset) if ax is None else (ax.figure, [ax])
         for axis, condition in zip(axes, conditions):
@@ -133,7 +143,7 @@ def plot_learning_curves(
 def plot_difference_curves(
     bands,              # from `difference_bands`
     baseline="random", dataset=None):
-    """Figure of the difference in test accuracy from the baseline, in percentage points, with its bands; a panel per condition."""
+    """Figure of the differences in test accuracy, in percentage points, with bands; a panel per condition."""
     conditions = condition_order(bands["condition"])
     with plt.rc_context(STYLE):
         fig, axes = _panels(conditions, dataset)
@@ -149,7 +159,8 @@ def plot_areas(
     a,              # from `aulc`
     interval="t",   # of the mean
     dataset=None):
-    """Figure of every run's AULC, joined by replication, with means and 95 % intervals; a panel per condition."""
+    """Figure of every run's AULC, joined by replication, with means and 95 % intervals, by condition."""
+    a = with_condition_text(a)
     means, conditions = mean_aulc(a, interval), condition_order(a["condition"])
     with plt.rc_context(STYLE):
         fig, axes = _panels(conditions, dataset, width=2.6)
@@ -159,8 +170,8 @@ def plot_areas(
             for _, run in a[a["condition"] == condition].groupby("replication"):
                 ax.plot(run["strategy"].map(place), run["aulc"], color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
             for row in m.itertuples():
-                ax.errorbar(place[row.strategy] + 0.12, row.mean, [[row.mean - row.ci_low], [row.ci_high - row.mean]], fmt="o", ms=4,
-                            color=strategy_style(row.strategy)["color"], capsize=2)
+                ax.errorbar(place[row.strategy] + 0.12, row.mean, [[row.mean - row.ci_low], [row.ci_high - row.mean]],
+                            fmt="o", ms=4, color=strategy_style(row.strategy)["color"], capsize=2)
             ax.set_xticks(range(len(place)), [s.replace("_", "\n") for s in place])
             ax.set(ylabel="AULC (accuracy × labels)", xlim=(-0.4, len(place) - 0.5))
         return _finish(fig, axes)
@@ -172,20 +183,21 @@ def plot_variance_ratio(
     """Figure of the variance ratio of each pair with its 95 % interval; above 1 pairing helps.
 
     Lines over the number of labels where `v` has it, else a row per pair; a panel per condition."""
-    v = v[np.isfinite(v["ratio"])].assign(pair=v["a"].str.replace("_", " ") + " / " + v["b"].str.replace("_", " "))
+    v = v[np.isfinite(v["ratio"])].assign(pair=(v["a"] + " / " + v["b"]).str.replace("_", " "))
     conditions, pairs = condition_order(v["condition"]), list(dict.fromkeys(v["pair"]))
     with plt.rc_context(STYLE):
-        fig, axes = _panels(conditions, dataset)
+        fig, axes = _panels(conditions, dataset, width=4.2 if "n_labels" in v else 3.4)
         for ax, condition in zip(axes, conditions):
             here = v[v["condition"] == condition]
             if "n_labels" in v: _draw_ratios(ax, here, pairs)
             else:
                 y = here["pair"].map(pairs.index)
-                ax.errorbar(here["ratio"], y, xerr=[here["ratio"] - here["ci_low"], here["ci_high"] - here["ratio"]], fmt="o", ms=4,
-                            color="0.2", capsize=2)
+                ax.hlines(y, here["ci_low"], here["ci_high"].clip(upper=1e4), color="0.2", lw=1)
+                ax.plot(here["ratio"], y, "o", ms=4, color="0.2")
                 ax.axvline(1, color="0.5", lw=0.8)
                 ax.set_yticks(range(len(pairs)), pairs)
                 ax.set(xscale="log", xlabel="variance ratio, unpaired / paired", ylim=(len(pairs) - 0.5, -0.5))
+        for ax in axes * ("n_labels" in v): _label_lines(ax)
         return _finish(fig, axes)
 
 def _draw_ratios(ax, v, pairs):
@@ -195,9 +207,8 @@ def _draw_ratios(ax, v, pairs):
         p = v[v["pair"] == pair]
         look = dict(color=MORE[i % 4], linestyle=DASHES[i // 4 % 4])
         ax.plot(p["n_labels"], p["ratio"], label=pair, **look)
-        ax.fill_between(p["n_labels"], p["ci_low"], p["ci_high"], color=look["color"], alpha=0.12, lw=0)
+        ax.fill_between(p["n_labels"], p["ci_low"], p["ci_high"].clip(upper=1e4), color=look["color"], alpha=0.12, lw=0)
     ax.set(yscale="log", xlabel="number of labels", ylabel="variance ratio, unpaired / paired")
-    ax.legend(frameon=False, fontsize=7)
 
 # %% ../nbs/06d_plots.ipynb #f212c829
 def rank_groups(ranks, cd):
@@ -222,15 +233,15 @@ def plot_critical_difference(
             for i, row in enumerate(t.itertuples()):
                 color = strategy_style(row.strategy)["color"]
                 ax.plot([row.mean_rank] * 2, [0, -1 - i], color=color, lw=0.8)
-                ax.annotate(f"{row.strategy.replace('_', ' ')} {row.mean_rank:.2f}", (row.mean_rank, -1 - i), xytext=(3, 0),
-                            textcoords="offset points", va="center", color=color)
+                ax.annotate(f"{row.strategy.replace('_', ' ')} {row.mean_rank:.2f}", (row.mean_rank, -1 - i),
+                            xytext=(3, 0), textcoords="offset points", va="center", color=color)
                 ax.plot(row.mean_rank, 0, "o", ms=4, color=color, clip_on=False)
             for i, (low, high) in enumerate(rank_groups(t["mean_rank"], t["cd"].iloc[0])):
                 ax.plot([low, high], [0.45 + 0.35 * i] * 2, color="0.2", lw=3, solid_capstyle="round")
             ax.axhline(0, color="0.3", lw=0.8)
             ax.grid(False, axis="y")
             ax.spines["left"].set_visible(False)
-            ax.set(yticks=[], ylim=(-0.6 - len(t), 1.6), xlim=(0.9, len(t) + 0.6), xticks=range(1, len(t) + 1))
+            ax.set(yticks=[], xticks=range(1, len(t) + 1), ylim=(-0.6 - len(t), 1.6), xlim=(0.9, len(t) + 0.6))
             ax.set_xlabel(f"mean rank (critical difference {t['cd'].iloc[0]:.2f})")
         return _finish(fig, axes)
 
@@ -238,7 +249,7 @@ def plot_critical_difference(
 def plot_penalty_matrix(
     penalties,      # from `penalty_matrix`
     dataset=None):
-    """Heat map of the share of evaluations at which the row's strategy beats the column's, averaged over conditions."""
+    """Heat map of the share of evaluations at which the row's strategy beats the column's, mean over conditions."""
     names = strategy_order(penalties["a"])
     m = penalties.groupby(["a", "b"])["penalty"].mean().unstack().reindex(index=names, columns=names)
     cells = np.vstack([m.to_numpy(), m.mean().to_numpy()])
@@ -247,7 +258,8 @@ def plot_penalty_matrix(
         fig, ax = plt.subplots(figsize=(1.6 + 0.55 * len(names), 1.2 + 0.4 * len(names)), layout="constrained")
         ax.imshow(cells, cmap="Blues", vmin=0, vmax=1)
         for (i, j), x in np.ndenumerate(cells):
-            if np.isfinite(x): ax.text(j, i, f"{x:.2f}", ha="center", va="center", color="white" if x > 0.6 else "black", fontsize=7)
+            color = "white" if x > 0.6 else "black"
+            if np.isfinite(x): ax.text(j, i, f"{x:.2f}", ha="center", va="center", color=color, fontsize=7)
         ax.set_xticks(range(len(names)), labels, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(names) + 1), labels + ["is beaten"])
         ax.axhline(len(names) - 0.5, color="0.2", lw=1)
@@ -255,9 +267,11 @@ def plot_penalty_matrix(
         ax.set_title((f"{dataset}: " if dataset else "") + "row beats column")
         return _finish(fig, [ax])
 
-# %% ../nbs/06d_plots.ipynb #7a4f5484
+# %% ../nbs/06d_plots.ipynb #d3aaaf8c
 def save_figure(fig, path):
-    """Write `path`.svg and `path`.png (200 dpi), making folders as needed; returns both paths. A .svg or .png ending of `path` is dropped."""
+    """Write `path`.svg and `path`.png (200 dpi), making folders as needed; returns both paths.
+
+    An ending .svg or .png of `path` is dropped first."""
     path = Path(path)
     if path.suffix in (".svg", ".png"): path = path.with_suffix("")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +289,7 @@ def alt_text(df, dataset=None):
     parts = []
     for c in condition_order(curves["condition"]):
         last = curves[(curves["condition"] == c) & (curves["n_labels"] == curves["n_labels"].max())]
-        ends = ", ".join(f"{row['strategy'].replace('_', ' ')} {100 * row['mean']:.1f} %" for _, row in last.iterrows())
+        ends = ", ".join(f"{s.replace('_', ' ')} {100 * m:.1f} %" for s, m in zip(last["strategy"], last["mean"]))
         parts.append(f"{condition_label(c)}: {ends}")
     n = curves["n"]
     runs = f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"

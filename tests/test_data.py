@@ -1,4 +1,4 @@
-"""CIFAR-10 over a network, good and bad, played by a server on this machine; and writers that meet in one folder."""
+"CIFAR-10 over networks good and bad, played by a local server; writers that meet in one folder."
 import hashlib
 import http.server
 import io
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from al_cifar import data
+from al_cifar import cifar10, data
 
 PER_BATCH = 4
 
@@ -116,13 +116,14 @@ def server(monkeypatch):
     server.archive = tar_gz(files)
     monkeypatch.setattr(CIFAR10, "url", server.url)
     monkeypatch.setattr(CIFAR10, "tgz_md5", md5(server.archive))
-    monkeypatch.setattr(CIFAR10, "train_list", [[n, md5(c)] for n, c in files.items() if n.startswith("data_")])
+    train = [[n, md5(c)] for n, c in files.items() if n.startswith("data_")]
+    monkeypatch.setattr(CIFAR10, "train_list", train)
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(files["test_batch"])]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(files["batches.meta"])})
     monkeypatch.delenv("AL_CIFAR_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(data, "_DEADLINE", 0.5)
-    monkeypatch.setattr(data, "_STALL", 0.5)
+    monkeypatch.setattr(cifar10, "_DEADLINE", 0.5)
+    monkeypatch.setattr(cifar10, "_STALL", 0.5)
     yield server
     server.close()
 
@@ -133,8 +134,9 @@ def test_download_then_disk(server, tmp_path, monkeypatch):
     assert (len(got.x_train), len(got.x_test)) == (5*PER_BATCH, PER_BATCH)
     assert got.classes == tuple(f"class {i}" for i in range(10))
     batch = pickle.loads(tiny_batches()["data_batch_2"])
-    assert torch.equal(got.x_train[PER_BATCH:2*PER_BATCH], torch.from_numpy(batch["data"]).reshape(-1, 3, 32, 32))
-    assert got.y_train[PER_BATCH:2*PER_BATCH].tolist() == batch["labels"]
+    second = slice(PER_BATCH, 2*PER_BATCH)
+    assert torch.equal(got.x_train[second], torch.from_numpy(batch["data"]).reshape(-1, 3, 32, 32))
+    assert got.y_train[second].tolist() == batch["labels"]
     assert got.source == ("cifar10", str(tmp_path/"new"/"root"))
     assert server.requests == 1
 
@@ -144,7 +146,8 @@ def test_download_then_disk(server, tmp_path, monkeypatch):
         again = data.load_data("auto", tmp_path/"new"/"root")
     assert (again.name, again.fingerprint, server.requests) == ("cifar10", got.fingerprint, 1)
     assert data.load_source(again.source).fingerprint == got.fingerprint
-    assert sorted(os.listdir(tmp_path/"new"/"root")) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+    left = sorted(os.listdir(tmp_path/"new"/"root"))
+    assert left == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
 
 
 def test_auto_downloads(server, tmp_path, monkeypatch):
@@ -176,16 +179,18 @@ def test_damaged_archive_is_fetched_again(server, tmp_path):
 
 @pytest.mark.parametrize("how, reason", [
     ("missing", "404"), ("altered", "is another file"), ("cut_short", "cut short"),
-    ("silent", "no answer from"), ("half_a_header", "no answer from"), ("drips_header", "no answer from"),
-    ("header_only", "no answer from"), ("stalls", "timed out")])
+    ("silent", "no answer from"), ("half_a_header", "no answer from"),
+    ("drips_header", "no answer from"), ("header_only", "no answer from"), ("stalls", "timed out")])
 def test_bad_network_then_retry(server, tmp_path, monkeypatch, how, reason):
-    if how != "stalls": monkeypatch.setattr(data, "_STALL", 20.0)  # the deadline must end it, not the socket
+    if how != "stalls":  # the deadline must end it, not the socket
+        monkeypatch.setattr(cifar10, "_STALL", 20.0)
     server.reply = getattr(server, how)
     start = time.perf_counter()
     with pytest.raises(data.DataUnavailableError, match=reason) as error:
         data.load_data("cifar10", tmp_path)
     assert time.perf_counter() - start < 5
-    for way in str(tmp_path/"cifar-10-python.tar.gz"), "AL_CIFAR_DATA", 'dataset="folder"', 'dataset="digits"':
+    ways = "AL_CIFAR_DATA", 'dataset="folder"', 'dataset="digits"'
+    for way in str(tmp_path/"cifar-10-python.tar.gz"), *ways:
         assert way in str(error.value)
     assert os.listdir(tmp_path) == []
 
@@ -221,8 +226,9 @@ def test_offline_opens_no_socket(server, tmp_path, monkeypatch, on_disk):
     if on_disk == "damaged batches": (tmp_path/"cifar-10-batches-py").mkdir()
     if on_disk == "damaged archive": (tmp_path/"cifar-10-python.tar.gz").write_bytes(b"no archive")
     def never(*args, **kw): raise AssertionError("the network was touched")
-    for name in "socket", "getaddrinfo", "create_connection": monkeypatch.setattr(socket, name, never)
-    monkeypatch.setattr(data, "urlopen", never)
+    for name in "socket", "getaddrinfo", "create_connection":
+        monkeypatch.setattr(socket, name, never)
+    monkeypatch.setattr(cifar10, "urlopen", never)
     monkeypatch.setenv("AL_CIFAR_OFFLINE", "1")
     with pytest.raises(data.DataUnavailableError, match="AL_CIFAR_OFFLINE is set"):
         data.load_data("cifar10", tmp_path)
@@ -245,7 +251,7 @@ def toy(value, n=3000):
 
 
 def test_writers_that_meet(tmp_path):
-    "Many writers of two contents in one place: it always holds one of the two, whole, and nothing is left over."
+    "Many writers of two contents in one place: in the end it holds one of them, whole, and no more."
     both = [toy(0), toy(255)]
     errors = []
     def write(d):
@@ -268,5 +274,6 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_digits_and_folder_do_without_torchvision():
-    code = "import sys; from al_cifar.data import load_data; load_data('digits'); sys.exit('torchvision' in sys.modules)"
+    code = ("import sys; from al_cifar.data import load_data; load_data('digits'); "
+            "sys.exit('torchvision' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -54,7 +54,8 @@ def test_anova_without_noise(a):
     assert (round(row.F, 3), round(row.p, 4)) == (9.769, 0.0030)
 
 
-@pytest.mark.parametrize("x, y, p, digits, d", [("diversity", "random", 0.3612, 4, -0.814), ("diversity", "uncertainty", 0.0116, 4, 3.382),
+@pytest.mark.parametrize("x, y, p, digits, d", [("diversity", "random", 0.3612, 4, -0.814),
+                                                ("diversity", "uncertainty", 0.0116, 4, 3.382),
                                                 ("random", "uncertainty", 0.001, 3, 2.666)])
 def test_tukey_and_cohens_d(a, x, y, p, digits, d):
     assert round(pair(an.tukey_hsd(a), STOCHASTIC, x, y, "p"), digits) == p
@@ -84,7 +85,7 @@ def test_accuracies_quoted_in_the_text(runs):
 
 
 def test_early_differences(runs):
-    early = runs[(runs["condition"] == "0.0") & runs["n_labels"].isin([200, 300, 400, 500]) & (runs["strategy"] != "diversity")]
+    early = runs.query("condition == '0.0' and n_labels in [200, 300, 400, 500] and strategy != 'diversity'")
     student = an.independent_t_test(early, equal_variances=True)["p"]
     assert [round(p, 2 if p > 0.01 else 3) for p in student] == [0.16, 0.41, 0.001, 0.16]
     assert list(an.independent_t_test(early)["p"].round(3)) == [0.177, 0.406, 0.002, 0.158]     # Welch's
