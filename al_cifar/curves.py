@@ -120,7 +120,7 @@ def interval_factor(n, interval="normal"):
 def learning_curves(
     df,                 # tidy results
     interval="normal"): # "normal": the paper's 1.96; "t": Student's quantile, right for few replications
-    """Mean accuracy with a 95 % interval (paper, section 4).
+    """Mean accuracy with a 95 % interval (paper, Figures 1 and 2).
 
     Columns `condition, strategy, n_labels, n, mean, sd, ci_low, ci_high`, in accuracy units; sd has ddof 1.
     Each point uses the `n` replications that reached it. Where n is 1 there is a mean but no spread:

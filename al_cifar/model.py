@@ -112,21 +112,20 @@ def fold(model):
     folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
     return folded.to(memory_format=torch.channels_last)
 
-# %% ../nbs/01_model.ipynb #e0ad0fc8
+# %% ../nbs/01_model.ipynb #04a0aa9d
 @torch.inference_mode()
-def infer(folded, x, rows=None, batch=250):
+def infer(folded, x, rows=None, batch=125):
     """Logits (n, C) and embeddings (n, 128) of uint8 images `x` (n, 3, H, W), float32 on the CPU.
 
     `folded`: from `fold`. `rows`: (n,) int64 picks the images, read a batch at a time; None takes all.
     Raises `FloatingPointError` where a logit is not finite."""
     rows = torch.arange(len(x)) if rows is None else torch.as_tensor(rows)
-    logits, embeddings = [], []
-    for part in rows.split(batch):
+    logits, embeddings = (torch.empty(len(rows), layer.out_features) for layer in (folded.classify, folded.embed))
+    for start in range(0, len(rows), batch):
+        part = rows[start:start + batch].to(x.device)
         n = len(part)  # a short last batch is filled up: few rows are summed in another order
-        h = folded.embedding(normalise(F.pad(x[part.to(x.device)], (0,)*7 + (batch - n,))))
-        logits.append(folded.classify(h)[:n])
-        embeddings.append(h[:n])
-    logits, embeddings = torch.cat(logits).cpu(), torch.cat(embeddings).cpu()
+        h = folded.embedding(normalise(F.pad(x[part], (0,)*7 + (batch - n,))))
+        embeddings[start:start + n], logits[start:start + n] = h[:n], folded.classify(h)[:n]
     bad = len(rows) - int(logits.isfinite().all(1).sum())
     if bad:
         raise FloatingPointError(f"logits of {bad} of {len(rows)} images are not finite: training has diverged")

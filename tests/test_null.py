@@ -133,10 +133,10 @@ def test_bootstrap_bands_at_20_replications_and_their_failure_at_5(studies):
 @studies
 def test_bootstrap_intervals(studies):
     def rate(R, method):
-        a = areas(studies, R, strategies=2, seed=10)
+        a = areas(studies if method == "studentized" else min(studies, 4000), R, strategies=2, seed=10)
         return covers(an.bootstrap_differences(a, method=method, draws=2000), 0).mean()
     near(rate(20, "studentized"), 0.95, studies)
-    near(rate(20, "percentile"), 0.93, studies)
+    near(rate(20, "percentile"), 0.93, studies, 0.015)
     near(rate(5, "percentile"), 0.835, studies, 0.015)
     near(rate(5, "studentized"), 0.95, studies)
 
