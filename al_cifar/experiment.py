@@ -13,7 +13,8 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from .analysis import aulc, detectable_difference, learning_curves, paired_differences
+from .analysis import (aulc, detectable_difference, learning_curves, paired_differences,
+                               strategy_order)
 from .loop import PRESETS, Config, check_number, simulate
 from .strategies import PAPER_NAMES, STRATEGIES
 from .study import estimate, grid, process_pool, run_study
@@ -116,16 +117,16 @@ def run_experiment(configs, data, workers, out_dir):
     if workers == 1: return run_study(configs, out_dir, data)
     with process_pool(workers) as pool: return run_study(configs, out_dir, data, executor=pool)
 
-# %% ../nbs/08_experiment.ipynb #5f0b268b
+# %% ../nbs/08_experiment.ipynb #2eb81f21
 def accuracy_table(results, at=(100, 200, 500, 1000, 2000)):
-    "Mean test accuracy (%) and half its 95 % interval per strategy: rows at the numbers of labels in `at`, first and last."
-    curves = learning_curves(results)
+    "Mean test accuracy (%) and half its 95 % t interval per strategy: rows at the labels in `at`, first and last."
+    curves = learning_curves(results, "t")
     sizes = sorted({curves.n_labels.min(), curves.n_labels.max(), *at} & set(curves.n_labels))
     curves = curves[curves.n_labels.isin(sizes)]
     half = (curves.ci_high - curves["mean"])*100
     text = [f"{100*m:.1f}" + (f" ± {h:.1f}" if h == h else "") for m, h in zip(curves["mean"], half)]
     table = curves.assign(text=text).pivot(index="n_labels", columns="strategy", values="text")
-    return table[list(dict.fromkeys(results.strategy[results.strategy.map(list(STRATEGIES).index).argsort(kind="stable")]))]
+    return table[strategy_order(results.strategy)]
 
 # %% ../nbs/08_experiment.ipynb #c4b5e508
 def summary(results):
