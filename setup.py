@@ -9,7 +9,8 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-needs = {key: shlex.split(cfg[key]) for key in ("requirements", "notebooks_requirements", "dev_requirements")}
+needs = {key: shlex.split(cfg[key]) for key in ("requirements", "notebooks_requirements", "dask_requirements",
+                                                   "dev_requirements")}
 
 setup(
     name=cfg["lib_name"],
@@ -29,8 +30,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     install_requires=needs["requirements"],
-    extras_require={"notebooks": needs["notebooks_requirements"],
-                    "dev": needs["notebooks_requirements"] + needs["dev_requirements"]},
+    extras_require={"notebooks": needs["notebooks_requirements"], "dask": needs["dask_requirements"],
+                    "dev": needs["notebooks_requirements"] + needs["dask_requirements"] + needs["dev_requirements"]},
     entry_points={
         "nbdev": [f"{cfg['lib_path']}=al_cifar._modidx:d"],
         "papermill.engine": ["al_cifar=al_cifar.papermill_terminal:Engine"],
