@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'WORD', 'NUMBERS', 'PRESETS', 'check_number', 'check_choice', 'Config', 'choices', 'check_fields',
-           'check_config', 'initial_set', 'drawn_epsilon', 'all_labels', 'epochs_of', 'learn', 'pool_view', 'one_round',
-           'pick_device', 'simulate', 'replay', 'rounds']
+           'check_config', 'initial_set', 'drawn_epsilon', 'all_labels', 'Run', 'start_run', 'Training', 'draw_epoch',
+           'epochs_of', 'learn', 'Learners', 'pool_view', 'on_clock', 'query', 'tell', 'side_by_side', 'one_round',
+           'pick_device', 'lockstep', 'simulate']
 
-# %% ../nbs/05_loop.ipynb #8eb2d9b7
+# %% ../nbs/05_loop.ipynb #516ca84c
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from numbers import Integral, Real
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .crn import Streams, check_purpose
-from .model import Epoch, SimpleCNN, accuracy, draw_weights, fold, infer, threads, train
+from .model import Epoch, SimpleCNN, accuracy, draw_weights, fold, infer, pick, threads, train
 from .oracle import ORACLES
-from .strategies import STRATEGIES, PoolView, select
+from .strategies import STRATEGIES, PoolView, select, sources_of
 
 # %% ../nbs/05_loop.ipynb #0ac0e035
 def check_number(name, value, kind, low, high=float("inf"), text=None):
@@ -64,7 +69,7 @@ class Config:
     crn: bool | tuple = True          # which purposes the strategies share, see `Streams`
     evaluators: int = 1               # independent trainings a round that measure; the first selects
     averaging: str = "none"           # weights that are tested: those of the last step
-    precision: str = "fp32"           # arithmetic
+    precision: str = "fp32"           # arithmetic; "bf16" is faster where the hardware has it, and coarser
     device: str = "auto"              # "cuda" if there is one, else "cpu"
     replication: int = 0              # number of the random world, 0 to 2**32-1
     seed: int = 0                     # of the whole study, 0 to 2**32-1
@@ -94,7 +99,7 @@ def choices():
     "The allowed values of each field that has a list of them."
     return {"strategy": tuple(STRATEGIES), "oracle": tuple(ORACLES), "protocol": tuple(PROTOCOLS),
             "model": ("simple_cnn",), "reinit": ("theta0",), "stopping": (None, "fixed"),
-            "averaging": ("none",), "precision": ("fp32",), "device": ("auto", "cpu", "cuda"),
+            "averaging": ("none",), "precision": ("fp32", "bf16"), "device": ("auto", "cpu", "cuda"),
             "stochastic": (False, True), "noisy_initial": (False, True)}
 
 # %% ../nbs/05_loop.ipynb #f7a8d48f
@@ -155,109 +160,204 @@ def all_labels(config, data, streams, first):
     if not config.noisy_initial: labels[first] = y[first]
     return labels
 
-# %% ../nbs/05_loop.ipynb #1f081248
-def epochs_of(config, data, streams, evaluator, round, labelled, device="cpu"):
-    "Yield the `Epoch` draws of one training on the images `labelled` (n,)."
-    n = len(data.y_train)
-    for epoch in range(config.epochs):
-        key = streams("order", evaluator, round, epoch).random(n)[labelled]
-        g = streams("augment", evaluator, round, epoch)
-        dy, dx = g.integers(0, 2*data.pad + 1, (2, n))[:, labelled]
-        flip = g.random(n)[labelled] < .5*data.flip
-        yield Epoch(*(torch.from_numpy(a).to(device) for a in (key.argsort(kind="stable"), dy, dx, flip)))
+# %% ../nbs/05_loop.ipynb #4046368f
+@dataclass(eq=False)
+class Run:
+    "A run: its `config`, `streams`, the label and rank of every image (N,), `mask` (N,) bool: those labelled so far; `round`."
+    config: Config
+    streams: Streams
+    labels: np.ndarray
+    priority: np.ndarray
+    mask: np.ndarray
+    round: int = 0
+    finished: bool = False
 
-# %% ../nbs/05_loop.ipynb #59645302
-def learn(config, data, streams, evaluator, round, labelled, labels, x):
-    "Train from theta0 on the images `labelled` (n,) with `labels` (n,); `x`: all images on the device. Returns it folded."
-    model = draw_weights(SimpleCNN(data.n_classes, data.shape), streams("weights", evaluator)).to(x.device)
-    rows = torch.from_numpy(labelled).to(x.device)
-    draws = epochs_of(config, data, streams, evaluator, round, labelled, x.device)
-    train(model, x[rows], torch.from_numpy(labels).to(x.device), draws, pad=data.pad, batch=config.train_batch,
-          lr=config.lr, weight_decay=config.weight_decay)
+    labelled = property(lambda self: np.flatnonzero(self.mask), doc="Indices of the labelled images, ascending.")
+    wanted = property(lambda self: min(self.config.batch, self.config.budget - int(self.mask.sum())), doc="Images to query now.")
+
+    def advance(self, record):
+        "Take the round that `record` tells of as done; a `ValueError` if it is not this run's next."
+        queried, n = np.array(record["queried"], dtype=np.int64), self.mask.sum()
+        if record["round"] != self.round or record["n_labels"] != n:
+            raise ValueError(f"record of round {record['round']} with {record['n_labels']} labels does not fit: "
+                             f"expected round {self.round} with {n}")
+        if self.mask[queried].any() or not np.array_equal(self.labels[queried], record["answers"]):
+            raise ValueError(f"the record of round {self.round} belongs to another run: its queries or answers differ")
+        self.mask[queried] = True
+        self.round, self.finished = self.round + 1, not len(queried)
+
+# %% ../nbs/05_loop.ipynb #7b161226
+def start_run(config, data, records=()):
+    "The `Run` of `config` on `data` after the rounds in `records`. Raises `ValueError` where they do not fit."
+    check_config(config, data)
+    config = config.resolved()
+    streams, n = Streams(config.seed, config.replication, config.strategy, config.crn), len(data.y_train)
+    first = initial_set(data.y_train.numpy(), data.n_classes, config.initial, streams("initial"))
+    labels = all_labels(config, data, streams, first)
+    run = Run(config, streams, labels, streams("priority").permutation(n), np.isin(np.arange(n), first))
+    for record in records: run.advance(record)
+    return run
+
+# %% ../nbs/05_loop.ipynb #9560ff41
+class Training(NamedTuple):
+    "One training: the `evaluator` of `run`, in its current round."
+    run: Run
+    evaluator: int
+
+    @property
+    def identity(self):
+        "Equal for two trainings if they cannot differ."
+        streams, labelled = self.run.streams, self.run.labelled
+        return self.drawn_by, self.evaluator, self.run.round, labelled.tobytes(), self.run.labels[labelled].tobytes()
+
+    @property
+    def drawn_by(self):
+        "Equal for two runs whose trainings draw the same numbers."
+        s = self.run.streams
+        return s.seed, s.replication, *(s.shared(purpose) or s.strategy for purpose in ("weights", "order", "augment"))
+
+# %% ../nbs/05_loop.ipynb #d56d0e02
+def draw_epoch(streams, evaluator, round, epoch, n, pad, flip):
+    "What is random in an epoch for all n images of the pool: keys of the order, window corners `dy`, `dx`, flips; (n,) each."
+    g = streams("augment", evaluator, round, epoch)
+    return streams("order", evaluator, round, epoch).random(n), *g.integers(0, 2*pad + 1, (2, n)), g.random(n) < .5*flip
+
+def epochs_of(trainings, data, device="cpu"):
+    "Yield the `Epoch` draws (M, n) of M `trainings` on labelled sets of n images each."
+    for epoch in range(trainings[0].run.config.epochs):
+        drawn, rows = {}, []
+        for t in trainings:
+            if (t.drawn_by, t.evaluator) not in drawn:
+                drawn[t.drawn_by, t.evaluator] = draw_epoch(t.run.streams, t.evaluator, t.run.round, epoch, len(data.y_train), data.pad, data.flip)
+            key, *rest = (a[t.run.labelled] for a in drawn[t.drawn_by, t.evaluator])
+            rows.append((key.argsort(kind="stable"), *rest))
+        yield Epoch(*(torch.from_numpy(np.stack(part)).to(device) for part in zip(*rows)))
+
+# %% ../nbs/05_loop.ipynb #5f4536f2
+def learn(trainings, data, x):
+    "Do M `trainings` on equally many images, side by side: a folded model with M members. `x`: all images, on the device."
+    config = trainings[0].run.config
+    model = SimpleCNN(data.n_classes, data.shape, members=len(trainings))
+    draw_weights(model, *(t.run.streams("weights", t.evaluator) for t in trainings)).to(x.device)
+    rows = torch.from_numpy(np.stack([t.run.labelled for t in trainings])).to(x.device)
+    labels = torch.from_numpy(np.stack([t.run.labels[t.run.labelled] for t in trainings])).to(x.device)
+    train(model, x[rows], labels, epochs_of(trainings, data, x.device), pad=data.pad, batch=config.train_batch,
+          lr=config.lr, weight_decay=config.weight_decay, precision=config.precision)
     return fold(model)
 
-# %% ../nbs/05_loop.ipynb #3f09a2bd
-def pool_view(data, streams, priority, round, mask, labels, model, x):
-    "The `PoolView` of the images not in `mask` (N,) bool, scored by the folded `model`, never augmented."
-    pool, labelled, n_threads = np.flatnonzero(~mask), np.flatnonzero(mask), torch.get_num_threads()
+# %% ../nbs/05_loop.ipynb #c883d371
+class Learners:
+    "The members of a folded `model`, their predictions for all images `x`; members in `asking` are predicted together."
+    def __init__(self, model, x, asking, precision="fp32"):
+        self.model, self.x, self.asking, self.precision = model, x, sorted(asking), precision
 
-    def outputs(rows):
-        with threads(n_threads): return [a.numpy() for a in infer(model, x, rows)]
+    def predict(self, members): return infer(pick(self.model, members), self.x, precision=self.precision)
 
-    def masks(t):  # a unit is kept with probability one half, and doubled
-        return np.float32(2)*(streams("dropout", 0, round, t).random((len(mask), 128), dtype=np.float32)[pool] < .5)
+    @cached_property
+    def together(self): return [a.reshape(len(a), len(self.asking), -1) for a in self.predict(self.asking)]
+
+    def outputs(self, m):
+        "Logits (N, C) and embeddings (N, 128) of member `m`, on the device."
+        if m not in self.asking: return self.predict([m])
+        return [a[:, self.asking.index(m)] for a in self.together]
 
     @torch.inference_mode()
-    def classify(h): return model.classify(torch.from_numpy(h).to(x.device)).cpu().numpy()
+    def classify(self, m, h):
+        "Logits (n, C) that member `m` gives embeddings (n, 128); NumPy arrays."
+        return pick(self.model, [m]).classify(torch.from_numpy(h).to(self.x.device)).cpu().numpy()
 
-    return PoolView(pool, priority[pool], data.n_classes, round, labels[labelled], forward=lambda: outputs(pool),
-                    labelled_forward=lambda: outputs(labelled)[1],
-                    images=lambda: x[torch.from_numpy(pool).to(x.device)].cpu(), masks=masks, classify=classify)
+# %% ../nbs/05_loop.ipynb #e0f3f3d7
+def pool_view(run, data, learners, m):
+    "The `PoolView` of the images that `run` has not labelled, scored by member `m` of `learners`, never augmented."
+    pool, labelled, n_threads = np.flatnonzero(~run.mask), run.labelled, torch.get_num_threads()
 
-# %% ../nbs/05_loop.ipynb #317d5ea9
-def one_round(config, data, streams, priority, round, mask, labels, x):
-    "Train, test and query once: the record of the round. `mask` (N,) bool: labelled images; it is left alone."
-    labelled, accuracies = np.flatnonzero(mask), []
-    seconds = dict.fromkeys(("train", "score", "select", "evaluate"), 0.)
-    for evaluator in range(config.evaluators):
-        start = perf_counter()
-        model = learn(config, data, streams, evaluator, round, labelled, labels[labelled], x)
-        seconds["train"] += perf_counter() - start
-        start = perf_counter()
-        accuracies.append(accuracy(model, data.x_test.to(x.device), data.y_test))
-        seconds["evaluate"] += perf_counter() - start
-        if evaluator == 0: learner = model
-    k, queried = min(config.batch, config.budget - len(labelled)), np.array([], dtype=np.int64)
-    if k > 0:
-        view, start = pool_view(data, streams, priority, round, mask, labels, learner, x), perf_counter()
-        queried = view.index[select(config.strategy, view, k, streams("query", round))]
-        seconds["score"] = view.score_seconds
-        seconds["select"] = perf_counter() - start - view.score_seconds
-    true = data.y_train.numpy()
-    return {"round": round, "n_labels": len(labelled), "accuracy": float(np.mean(accuracies)), "accuracies": accuracies,
-            "n_wrong": int((labels != true)[labelled].sum()),
+    def outputs(rows):
+        with threads(n_threads): return [a[torch.from_numpy(rows).to(a.device)].cpu().numpy() for a in learners.outputs(m)]
+
+    def masks(t):  # a unit is kept with probability one half, and doubled
+        g = run.streams("dropout", 0, run.round, t)
+        return np.float32(2)*(g.random((len(run.mask), 128), dtype=np.float32)[pool] < .5)
+
+    return PoolView(pool, run.priority[pool], data.n_classes, run.round, run.labels[labelled], forward=lambda: outputs(pool),
+                    labelled_forward=lambda: outputs(labelled)[1], images=lambda: data.x_train[torch.from_numpy(pool)],
+                    masks=masks, classify=lambda h: learners.classify(m, h))
+
+# %% ../nbs/05_loop.ipynb #c11c42e2
+@contextmanager
+def on_clock(seconds, part, device):
+    "Add the duration of the block to `seconds[part]`."
+    start = perf_counter()
+    yield
+    if device.type == "cuda": torch.cuda.synchronize(device)
+    seconds[part] += perf_counter() - start
+
+def query(run, data, learners, m, seconds):
+    "What `run` asks about next, (k,) dataset indices, looking at member `m` of `learners`."
+    if run.wanted <= 0: return np.array([], dtype=np.int64)
+    view, begin = pool_view(run, data, learners, m), perf_counter()
+    picks = select(run.config.strategy, view, run.wanted, run.streams("query", run.round))
+    seconds["score"] += view.score_seconds
+    seconds["select"] += perf_counter() - begin - view.score_seconds
+    return view.index[picks]
+
+def tell(run, data, accuracies, queried, seconds):
+    "The record of the round that `run` is in."
+    labelled, true = run.labelled, data.y_train.numpy()
+    return {"round": run.round, "n_labels": len(labelled), "accuracy": float(np.mean(accuracies)), "accuracies": accuracies,
+            "n_wrong": int((run.labels != true)[labelled].sum()),
             "class_counts": np.bincount(true[labelled], minlength=data.n_classes).tolist(),
-            "queried": queried.tolist(), "answers": labels[queried].tolist(), "seconds": seconds}
+            "queried": queried.tolist(), "answers": run.labels[queried].tolist(), "seconds": seconds}
+
+# %% ../nbs/05_loop.ipynb #d01aac4c
+def side_by_side(trainings, data, x, seconds):
+    "Do `trainings` as members of one model and test it; yields (trainings, accuracies, `Learners`): halves where memory is short."
+    try:
+        with on_clock(seconds, "train", x.device): model = learn(trainings, data, x)
+        with on_clock(seconds, "evaluate", x.device):
+            tested = accuracy(model, data.x_test.to(x.device), data.y_test, trainings[0].run.config.precision)
+    except torch.OutOfMemoryError:
+        if len(trainings) == 1: raise
+    else:
+        asking = [m for m, t in enumerate(trainings) if t.evaluator == 0 and "forward" in sources_of(t.run.config.strategy)]
+        yield trainings, tested if len(trainings) > 1 else [tested], Learners(model, x, asking, trainings[0].run.config.precision)
+        return
+    half = len(trainings)//2  # outside the handler, which would keep what was allocated
+    for part in (trainings[:half], trainings[half:]): yield from side_by_side(part, data, x, seconds)
+
+def one_round(runs, data, x, together=1):
+    "Train, test and query once: the records of `runs`, all in the same round, up to `together` trainings in one model."
+    same, seconds = defaultdict(list), dict.fromkeys(("train", "score", "select", "evaluate"), 0.)
+    accuracies, queried = defaultdict(dict), {}
+    for t in (Training(run, evaluator) for run in runs for evaluator in range(run.config.evaluators)): same[t.identity].append(t)
+    distinct = [equal[0] for equal in same.values()]
+    for first in range(0, len(distinct), together):
+        for group, tested, learners in side_by_side(distinct[first:first + together], data, x, seconds):
+            for m, (training, accuracy) in enumerate(zip(group, tested)):
+                for run, evaluator in same[training.identity]:
+                    accuracies[run][evaluator] = accuracy
+                    if evaluator == 0: queried[run] = query(run, data, learners, m, seconds)
+    share = {part: total/len(runs) for part, total in seconds.items()}
+    return [tell(run, data, [a for _, a in sorted(accuracies[run].items())], queried[run], dict(share)) for run in runs]
 
 # %% ../nbs/05_loop.ipynb #75491e31
 def pick_device(name):
     "`name`, or for \"auto\" a CUDA device if there is one and the CPU if not."
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
-# %% ../nbs/05_loop.ipynb #43b751f8
+# %% ../nbs/05_loop.ipynb #4942f424
+def lockstep(runs, data, together=1):
+    "Yield the records of `runs`, a list a round, from the round they are in until the budget is spent."
+    x = data.x_train.to(pick_device(runs[0].config.device))
+    while not runs[0].finished:
+        records = one_round(runs, data, x, together)
+        for run, record in zip(runs, records): run.advance(record)
+        yield records
+
 def simulate(config, data, records=()):
     """One run of the active-learning loop: an iterator of one record a round, after those in `records`.
 
     `config`: `Config`. `data`: `ImageData`. `records`: dicts of the first rounds of the same run, in order.
     Deterministic on a CPU, whatever else runs. Raises `ValueError` at once where config, data and records do
     not fit, `FloatingPointError` where training diverges. Source: paper, sections 3.1 and 3.4."""
-    check_config(config, data)
-    config = config.resolved()
-    streams = Streams(config.seed, config.replication, config.strategy, config.crn)
-    first = initial_set(data.y_train.numpy(), data.n_classes, config.initial, streams("initial"))
-    labels, mask = all_labels(config, data, streams, first), np.zeros(len(data.y_train), dtype=bool)
-    mask[first], records = True, list(records)
-    for round, record in enumerate(records): replay(record, round, mask, labels)
-    unfinished = not records or records[-1]["queried"]
-    return rounds(config, data, streams, len(records), mask, labels) if unfinished else iter(())
-
-# %% ../nbs/05_loop.ipynb #4bde53f0
-def replay(record, round, mask, labels):
-    "Mark the images that `record` queried in `mask`; a `ValueError` if it is no record of round `round` of this run."
-    queried = np.array(record["queried"], dtype=np.int64)
-    if record["round"] != round or record["n_labels"] != mask.sum():
-        raise ValueError(f"record of round {record['round']} with {record['n_labels']} labels does not fit: "
-                         f"expected round {round} with {mask.sum()}")
-    if mask[queried].any() or not np.array_equal(labels[queried], record["answers"]):
-        raise ValueError(f"the record of round {round} belongs to another run: its queries or answers differ")
-    mask[queried] = True
-
-def rounds(config, data, streams, round, mask, labels):
-    "Yield the records from `round` on; `mask` grows by what is queried."
-    x, priority = data.x_train.to(pick_device(config.device)), streams("priority").permutation(len(mask))
-    while True:
-        record = one_round(config, data, streams, priority, round, mask, labels, x)
-        mask[record["queried"]] = True
-        yield record
-        if not record["queried"]: return
-        round += 1
+    run = start_run(config, data, records)
+    return (record for [record] in lockstep([run], data))

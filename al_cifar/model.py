@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalise', 'GroupedLinear', 'SimpleCNN', 'draw_weights', 'augment', 'threads', 'Epoch', 'cast', 'train', 'fold',
-           'infer', 'accuracy']
+           'pick', 'infer', 'accuracy']
 
 # %% ../nbs/01_model.ipynb #882b9a73
 import copy
@@ -136,6 +136,19 @@ def fold(model):
     folded.convs[0].groups, folded.convs[0].in_channels = 1, folded.convs[0].in_channels//model.members
     return folded.to(memory_format=torch.channels_last)
 
+# %% ../nbs/01_model.ipynb #09928fdf
+def pick(folded, members):
+    "The folded model of `members` (list of int) alone, in that order."
+    if list(members) == list(range(folded.members)): return folded
+    part = copy.deepcopy(folded)
+    for layer in (*part.convs, part.embed, part.classify):
+        for name, p in list(layer.named_parameters()):
+            kept = p.unflatten(0, (folded.members, -1))[list(members)].flatten(0, 1)
+            setattr(layer, name, nn.Parameter(kept, requires_grad=False))
+        layer.groups = 1 if layer is part.convs[0] else len(members)
+    part.members = len(members)
+    return part.to(memory_format=torch.channels_last)
+
 # %% ../nbs/01_model.ipynb #8f9b1c1b
 @torch.inference_mode()
 def infer(folded, x, rows=None, batch=None, precision="fp32"):
@@ -146,7 +159,7 @@ def infer(folded, x, rows=None, batch=None, precision="fp32"):
     rows = torch.arange(len(x), device=x.device) if rows is None else torch.as_tensor(rows).to(x.device)
     batch = batch or (125 if x.device.type == "cpu" else 64 + 16_000//folded.members)
     m, layers = folded.members, (folded.classify, folded.embed)
-    logits, embeddings = outputs = [torch.empty(len(rows), m, layer.out_features//m, device=x.device).squeeze(1) for layer in layers]
+    logits, embeddings = outputs = [torch.empty(len(rows), m, len(layer.bias)//m, device=x.device).squeeze(1) for layer in layers]
     for start in range(0, len(rows), batch):
         part = rows[start:start + batch]
         n = len(part)  # a short last batch is filled up: few rows are summed in another order
