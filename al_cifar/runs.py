@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_id', 'rounds_in', 'header', 'whole_lines', 'parse_run', 'read_run', 'finished', 'write_whole', 'as_line',
-           'append', 'side_file', 'only_writer', 'being_written', 'durable_rounds', 'check_same_run', 'run_one',
-           'failed_file', 'failure', 'attempt']
+           'append', 'side_file', 'only_writer', 'being_written', 'open_run', 'durable_rounds', 'check_same_run',
+           'run_one', 'failed_file', 'failure', 'attempt']
 
 # %% ../nbs/05a_runs.ipynb #6de907db
 import errno
@@ -15,6 +15,7 @@ import socket
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -45,8 +46,8 @@ def rounds_in(config):
     "How many rounds, and so records, a run has; `config`: anything with `initial`, `budget` and `batch`."
     return len(range(config.initial, config.budget, config.batch)) + 1
 
-# %% ../nbs/05a_runs.ipynb #743c072a
-def header(config, data, source=None):
+# %% ../nbs/05a_runs.ipynb #b0e32467
+def header(config, data, source=None, engine="serial"):
     "The first line of a run's file: config, drawn epsilon, initial set, data, versions, device."
     config = config.resolved()
     streams = Streams(config.seed, config.replication, config.strategy, config.crn)
@@ -54,7 +55,7 @@ def header(config, data, source=None):
     device = pick_device(config.device)
     return {"config": asdict(config), "condition": config.condition, "epsilon_drawn": drawn_epsilon(config, streams),
             "initial_set": first.tolist(), "dataset": data.name, "fingerprint": data.fingerprint, "pool": len(data.y_train),
-            "streams": STREAMS_VERSION, "strategy_source": source, "engine": "serial", "device": device,
+            "streams": STREAMS_VERSION, "strategy_source": source, "engine": engine, "device": device,
             "device_name": torch.cuda.get_device_name() if device == "cuda" else "cpu", "threads": torch.get_num_threads(),
             "versions": {"al_cifar": __version__, "python": python_version(), "torch": torch.__version__,
                          **{name: version(name) for name in ("numpy", "scikit-learn")}},
@@ -146,23 +147,31 @@ def being_written(path):
         with only_writer(path, wait=0): return False
     except Timeout: return True
 
-# %% ../nbs/05a_runs.ipynb #d5282cae
-def durable_rounds(config, data, path, source=None, wait=None):
-    """Do what is missing of one run in the file `path`: an iterator of its new records, each on disk when it comes.
+# %% ../nbs/05a_runs.ipynb #d0485feb
+@contextmanager
+def open_run(config, data, path, source=None, wait=None, engine="serial"):
+    """Within the block, this process alone writes the run file `path`: the records in it, and a function that appends one.
 
     `source`: hash of a user's strategy. `wait`: seconds to wait for another process at the same run, None for
-    ever. Raises `Timeout`, what `read_run` and `simulate` raise, and `OSError`; resumable after any of it."""
+    ever. `engine`: how a new run is going to be computed, for its header. Raises `Timeout`, `ValueError`, `OSError`."""
     path = Path(path)
     with only_writer(path, wait):
         head, records = read_run(path) if path.exists() else (None, [])
-        if head is None: write_whole(path, as_line(header(config, data, source)))
+        if head is None: write_whole(path, as_line(header(config, data, source, engine)))
         else: check_same_run(path, head, config, data)
         with open(path, "r+b", buffering=0) as file:
             file.truncate(len(whole_lines(path)))  # a half line goes
             file.seek(0, os.SEEK_END)
-            for record in simulate(config, data, records):
-                append(file, record)
-                yield record
+            yield records, partial(append, file)
+
+def durable_rounds(config, data, path, source=None, wait=None):
+    """Do what is missing of one run in the file `path`: an iterator of its new records, each on disk when it comes.
+
+    Arguments as for `open_run`. Raises what that and `simulate` raise; resumable after any of it."""
+    with open_run(config, data, path, source, wait) as (records, put):
+        for record in simulate(config, data, records):
+            put(record)
+            yield record
 
 def check_same_run(path, head, config, data):
     "A `ValueError` if `head` is of another run. Fields it lacks are younger than the file and at their default."

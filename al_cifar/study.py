@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from .bundle import bundle, load_results, unbundle
+from .cohort import default_cohort, run_cohorts
 from .data import load_data
 from .loop import Config, check_config, pick_device
 from .model import Epoch, SimpleCNN, draw_weights, fold, infer, threads, train
 from .progress import ProgressBar, Watch, note_plan, status
 from .runs import failed_file, finished, header, read_run, run_id, run_one, side_file
 from .strategies import STRATEGIES
-from .workers import process_pool, run_here, run_on, task_of
+from .workers import process_pool, run_on, task_of
 
 # %% ../nbs/06_study.ipynb #b7555d0f
 _all_ = ["bundle", "finished", "header", "load_results", "process_pool", "read_run", "run_id", "run_one", "status", "unbundle"]
@@ -88,12 +89,13 @@ class StudyError(RuntimeError):
         super().__init__(message)
         self.failures = {path.stem: facts for path, facts in dict(failures).items()}
 
-def run_study(configs, out_dir, data=None, root=None, executor=None, progress=True, on_round=None):
+def run_study(configs, out_dir, data=None, root=None, executor=None, progress=True, on_round=None, cohort=None):
     """Do what is missing of the runs `configs`, one file a run in `out_dir`; returns the files' paths, in order.
 
     `data`: `ImageData` for all of them, or None to load `config.dataset` from `root`. `executor`: any
-    `concurrent.futures.Executor`, None runs here one after the other. `on_round(record, config)` is called in
-    this process for every new round, wherever it was computed. Interrupt and run again as you like.
+    `concurrent.futures.Executor`, None runs here: `cohort` runs in lockstep, None for all that can on a GPU and one
+    after the other on a CPU. `on_round(record, config)` is called in this process for every new round, wherever it
+    was computed. Interrupt and run again as you like.
     Raises `ValueError` before any work where a config does not fit the data or a run file is damaged, `StudyError`
     in the end or when nothing can go on."""
     configs = list(configs)
@@ -107,16 +109,16 @@ def run_study(configs, out_dir, data=None, root=None, executor=None, progress=Tr
     watch = Watch(runs, on_round)
     note_plan(runs)
     jobs = {path: (c, loaded[c.dataset]) for path, c in runs.items() if path.name in watch.open}
-    go_on(dict(sorted(jobs.items(), key=lambda job: -sum(images_of(*job[1])))), watch, executor, progress)
+    go_on(dict(sorted(jobs.items(), key=lambda job: -sum(images_of(*job[1])))), watch, executor, progress, cohort)
     return [files[config] for config in configs]
 
-# %% ../nbs/06_study.ipynb #1746cf63
-def go_on(jobs, watch, executor, progress):
+# %% ../nbs/06_study.ipynb #15570571
+def go_on(jobs, watch, executor, progress, cohort=None):
     "Do `jobs` {path: (config, data)}, here or on `executor`. Raises `StudyError`, and what `on_round` raises."
     if not jobs: return
     stop, failures, bar = side_file(next(iter(jobs)), f"stop-{uuid4().hex}"), {}, ProgressBar(watch, progress)
     try:
-        if executor is None: ends = run_here(jobs, watch)
+        if executor is None: ends = run_cohorts(jobs, watch, cohort or default_cohort(jobs))
         else: ends = run_on(executor, {path: task_of(*job, path, stop) for path, job in jobs.items()}, watch)
         for path, ended in ends:
             if ended["state"] == "failed": failures[path] = ended
