@@ -18,7 +18,7 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 import pandas as pd
 
 from . import __version__
-from .runs import parse_run, side_file, whole_lines, write_whole
+from .runs import parse_run, side_file, whole_config, whole_lines, write_whole
 
 # %% ../nbs/05c_bundle.ipynb #415032bb
 def run_texts(path):
@@ -80,8 +80,9 @@ def check_same(what, one, first, value, file):
 
 def identity(head):
     "What makes two run files the same run, as text: all that its id hashes."
-    config = {k: v for k, v in head["config"].items() if k not in ("device", "dataset")}
-    return json.dumps([config, head.get("dataset"), head["fingerprint"], head["streams"], head.get("strategy_source")])
+    config = {k: v for k, v in whole_config(head).items() if k not in ("device", "dataset")}
+    facts = [config, head.get("dataset"), head["fingerprint"], head["streams"], head.get("strategy_source")]
+    return json.dumps(facts, sort_keys=True)
 
 def longer(a, b):
     "Of two (file, rows) of the same run the one with more rows; a `ValueError` where they disagree."

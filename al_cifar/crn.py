@@ -23,6 +23,8 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "priority": (7, ()),
     "query":    (8, ("round",)),
     "dropout":  (9, ("evaluator", "round", "pass")),
+    "scoring":  (10, ("round",)),
+    "stopping": (11, ("evaluator", "round", "epoch")),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

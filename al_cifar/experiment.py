@@ -45,8 +45,9 @@ class Experiment:
     batch: int | None = None        # labels bought a round (100; digits 50)
     epochs: int | None = None       # passes over the labelled set a round (10)
     evaluators: int = 1             # trainings that measure each round
+    averaging: str = "none"         # "tail": weights averaged over the last half of a training's steps
     seed: int = 0                   # of the whole experiment
-    protocol: str = "paper"
+    protocol: str = "paper"         # or "released": as the released code does where it differs from the text
     crn: bool = True                # common random numbers; False samples independently
     workers: int | None = None      # processes; None: one a core
     device: str = "auto"            # "auto", "cpu", "cuda"
@@ -77,7 +78,7 @@ def configs_of(experiment, dataset):
     "The runs of an experiment on the data set named `dataset`: strategies times replications."
     pick = lambda *names: {name: getattr(experiment, name) for name in names}
     sizes = {k: v for k, v in pick("initial", "budget", "batch", "epochs").items() if v is not None}
-    rest = pick("epsilon", "stochastic", "evaluators", "seed", "protocol", "crn", "device")
+    rest = pick("epsilon", "stochastic", "evaluators", "averaging", "seed", "protocol", "crn", "device")
     base = Config(dataset=dataset, **rest, **PRESETS.get(dataset, {}) | sizes)
     return grid(base, strategy=experiment.strategies, replication=range(experiment.replications))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalise', 'GroupedLinear', 'SimpleCNN', 'draw_weights', 'augment', 'threads', 'Epoch', 'cast', 'train', 'fold',
-           'pick', 'infer', 'accuracy']
+           'pick', 'infer', 'accuracy', 'estimate_norms', 'TailAverage', 'Plateau']
 
 # %% ../nbs/01_model.ipynb #882b9a73
 import copy
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval, skip_init
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 # %% ../nbs/01_model.ipynb #7d6f5c1f
 def normalise(x):
@@ -106,12 +108,15 @@ def cast(x, precision):
     "A context in which operations on the device of `x` run in `precision`, \"fp32\" or \"bf16\"."
     return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
 
-# %% ../nbs/01_model.ipynb #09b20ff8
-def train(model, x, y, epochs, *, pad, batch=64, lr=1e-3, weight_decay=1e-4, precision="fp32"):
+# %% ../nbs/01_model.ipynb #638a0845
+def train(model, x, y, epochs, *, pad, batch=64, lr=1e-3, weight_decay=1e-4, precision="fp32", after_step=None,
+          after_epoch=None):
     """Train `model` in place, one pass over the images per item of `epochs`.
 
     `x`: (n, 3, H, W) uint8. `y`: (n,) int64. `epochs`: iterable of `Epoch`. `pad`: see `augment`. M members: (M, n, ...),
-    each its own images. `precision`: "fp32" or "bf16". Returns `model`. Deterministic on a CPU. Source: paper, 3.1, Table 1."""
+    each its own images. `precision`: "fp32" or "bf16". `after_step(model)`: called after every step, to watch.
+    `after_epoch(model, optimiser)`: called after every epoch, true ends the training. Returns `model`. Deterministic
+    on a CPU. Source: paper, section 3.1 and Table 1."""
     m, n = model.members, y.shape[-1]
     x, y = x.reshape(m*n, *x.shape[-3:]), y.reshape(m*n)
     optimiser = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
@@ -125,6 +130,8 @@ def train(model, x, y, epochs, *, pad, batch=64, lr=1e-3, weight_decay=1e-4, pre
                 with cast(x, precision): logits = model(normalise(seen[rows].flatten(1, 2)))
                 (F.cross_entropy(logits.float().flatten(0, -2), y[rows].flatten())*m).backward()  # members add up, each a mean
                 optimiser.step()
+                if after_step: after_step(model)
+            if after_epoch and after_epoch(model, optimiser): break
     return model
 
 # %% ../nbs/01_model.ipynb #8a11f6f3
@@ -176,3 +183,51 @@ def accuracy(folded, x, y, precision="fp32"):
     "Share of uint8 images `x` whose largest logit is at `y` (n,), in [0, 1]; a list of them, one per member, if there are several."
     chosen = infer(folded, x, precision=precision)[0].argmax(-1).movedim(-1, 0)
     return (chosen == y.to(x.device)).double().mean(-1).tolist()
+
+# %% ../nbs/01_model.ipynb #7801d508
+def estimate_norms(model, x, most=500):
+    """Estimate the batch-norm statistics of `model` anew, in place, from uint8 images `x` (n, 3, H, W), not augmented.
+
+    In as few and as equal parts of at most `most` images as there can be. Returns `model`, in training mode or
+    not as before. Source: Izmailov et al. (2018), section 3.2; `torch.optim.swa_utils`."""
+    parts = -(-len(x)//most)
+    with threads(1): update_bn((normalise(x[part::parts]) for part in range(parts)), model)
+    return model
+
+# %% ../nbs/01_model.ipynb #5160223a
+class TailAverage:
+    """The mean of a model's weights over the last half of `steps` training steps, equation (1).
+
+    Call it with the model after each step. Source: Polyak and Juditsky (1992); Izmailov et al. (2018)."""
+    def __init__(self, steps): self.steps, self.done, self.mean = steps, 0, None
+
+    def __call__(self, model):
+        self.done += 1
+        if 2*self.done <= self.steps: return
+        if self.mean is None: self.mean = AveragedModel(model)
+        self.mean.update_parameters(model)
+
+    def model(self, x):
+        "The averaged model, its batch-norm statistics from uint8 images `x` (n, 3, H, W). Raises `ValueError` before the last step."
+        if self.done != self.steps: raise ValueError(f"steps must be the steps trained, {self.done}, got {self.steps}")
+        return estimate_norms(self.mean.module, x)
+
+# %% ../nbs/01_model.ipynb #709bfd90
+class Plateau:
+    """The released code's rule for `train`'s `after_epoch`: slow down and stop where accuracy does not rise.
+
+    `measure(model, epoch)` gives the accuracy after an epoch, counted from 0; it is asked from the second one on.
+    Source: the code released with the paper; `torch.optim.lr_scheduler.ReduceLROnPlateau`."""
+    def __init__(self, measure):
+        self.measure, self.epochs, self.best, self.waited, self.scheduler = measure, 0, 0., 0, None
+
+    def __call__(self, model, optimiser):
+        "Whether to stop after this epoch."
+        self.epochs += 1
+        if self.epochs < 2: return False
+        if self.scheduler is None: self.scheduler = ReduceLROnPlateau(optimiser, mode="max", factor=.5, patience=2)
+        measured = self.measure(model, self.epochs - 1)
+        self.scheduler.step(measured)
+        self.waited = 0 if measured > self.best else self.waited + 1
+        self.best = max(measured, self.best)
+        return self.waited >= 3 and self.epochs >= 6

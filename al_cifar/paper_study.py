@@ -33,6 +33,7 @@ class PaperStudy:
     batch: int | None = None
     epochs: int | None = None
     evaluators: int = 1
+    averaging: str = "none"
     seed: int = 0
     protocol: str = "paper"
     crn: bool = True
@@ -77,15 +78,15 @@ def summaries(results):
     parts = results.groupby("condition", sort=False)
     return "\n\n".join(f"Condition {name}\n{summary(part)}" for name, part in parts)
 
-# %% ../nbs/08a_paper_study.ipynb #0bd8fc1c
+# %% ../nbs/08a_paper_study.ipynb #2e6c20d4
 def parser():
-    "The command line of a study: an option per field of `PaperStudy`; \"none\" stands for None."
+    "The command line of a study: an option per field of `PaperStudy`; \"none\" stands for None where that is allowed."
     made = ArgumentParser("al_cifar_study", description=PaperStudy.__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     for field in fields(PaperStudy):
-        name, default, kinds = f"--{field.name}", field.default, [k for k in get_args(field.type) or (field.type,) if k is not type(None)]
+        name, default, kinds = f"--{field.name}", field.default, get_args(field.type)
         if isinstance(default, bool): made.add_argument(name, default=default, action=BooleanOptionalAction, help=" ")
         elif isinstance(default, tuple): made.add_argument(name, default=default, nargs="*", type=type(default[0]), help=" ")
-        else: made.add_argument(name, default=default, type=or_none(kinds[0]), help=" ")
+        else: made.add_argument(name, default=default, type=or_none(kinds[0]) if kinds else field.type, help=" ")
     return made
 
 def or_none(kind):

@@ -45,6 +45,7 @@ def main(out_dir, kind, replications, epochs):
         elif kind == "dask":
             from dask.distributed import Client, LocalCluster
             cluster = stack.enter_context(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None))
+            cluster.adapt(minimum=2, maximum=2)  # without it, Dask gives a worker up that is away for 15 seconds
             executor = stack.enter_context(Client(cluster)).get_executor()
         else: executor = None
         run_study(configs, out_dir, load_data("digits"), executor=executor)
