@@ -60,6 +60,7 @@ class Config:
     crn: bool | tuple = True          # purposes the strategies share: all but `independent`, none, or just these
     evaluators: int = 1               # independent trainings a round that measure; the first selects
     averaging: str = "none"           # weights that test and select: the last step's, or "tail": the last half's mean
+    batch_norm: str = "running"       # their statistics: means of mini-batches, or of the "labelled" set, as tail has it
     precision: str = "fp32"           # arithmetic; "bf16" is coarser, and faster where the hardware has it
     device: str = "auto"              # "cuda" if there is one, else "cpu"
     replication: int = 0              # number of the random world, 0 to 2**32-1
@@ -92,7 +93,7 @@ def choices():
     return {"strategy": tuple(STRATEGIES), "oracle": tuple(ORACLES), "protocol": tuple(PROTOCOLS),
             "model": ("simple_cnn",), "reinit": ("theta0",), "stopping": (None, "fixed", "plateau"),
             "stratified": (None, False, True), "augment_scoring": (None, False, True), "kmeans": (None, *KMEANS),
-            "averaging": ("none", "tail"), "precision": ("fp32", "bf16"), "device": ("auto", "cpu", "cuda"),
+            "averaging": ("none", "tail"), "batch_norm": ("running", "labelled"), "precision": ("fp32", "bf16"), "device": ("auto", "cpu", "cuda"),
             "stochastic": (False, True), "noisy_initial": (False, True)}
 
 # %% ../nbs/04a_config.ipynb #3c512f72

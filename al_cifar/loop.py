@@ -21,8 +21,8 @@ import torch
 from .config import (NUMBERS, PRESETS, PROTOCOLS, WORD, Config, check_choice, check_config, check_fields, check_number,
                              choices, streams_of)
 from .crn import Streams
-from .model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, fold, infer, pick,
-                            threads, train)
+from .model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, estimate_norms, fold,
+                            infer, pick, threads, train)
 from .oracle import ORACLES
 from .strategies import KMEANS, PoolView, select, sources_of
 
@@ -154,7 +154,9 @@ def learn(trainings, data, x):
     stop = plateau(trainings[0], data, images[0], labels[0]) if config.stopping == "plateau" else None
     train(model, images, labels, epochs_of(trainings, data, x.device), pad=data.pad, batch=config.train_batch,
           lr=config.lr, weight_decay=config.weight_decay, precision=config.precision, after_step=tail, after_epoch=stop)
-    return fold(tail.model(images.transpose(0, 1).flatten(1, 2)) if tail else model)
+    side_by_side = images.transpose(0, 1).flatten(1, 2)
+    if config.batch_norm == "labelled": estimate_norms(model, side_by_side)
+    return fold(tail.model(side_by_side) if tail else model)
 
 # %% ../nbs/05_loop.ipynb #603a570f
 class Learners:
