@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .bundle import bundle, load_results, unbundle
-from .cohort import default_cohort, run_cohorts
+from .cohort import default_cohort, members_that_fit, run_cohorts
 from .data import load_data
 from .loop import Config, check_config, pick_device
 from .model import Epoch, SimpleCNN, draw_weights, fold, infer, threads, train
@@ -49,34 +49,38 @@ def images_of(config, data):
     pool = sum(len(data.y_train) - n for n in sizes[:-1]) if STRATEGIES[config.strategy].needs else 0
     return config.evaluators*config.epochs*sum(sizes), config.evaluators*len(sizes)*len(data.y_test) + pool
 
-# %% ../nbs/06_study.ipynb #1e1431a9
-def seconds_per_image(config, data):
-    "Measured seconds to train on one image and to score one, on one thread; takes a second or so."
+# %% ../nbs/06_study.ipynb #eca10f11
+def seconds_per_image(config, data, members=1):
+    "Measured seconds to train on one image and to score one, for each of `members` in one model; takes a second or so."
     x = data.x_train[:128].to(pick_device(config.device))
-    n = len(x)
-    y, none = data.y_train[:n].to(x.device), torch.zeros(n, dtype=torch.int64, device=x.device)
-    model = draw_weights(SimpleCNN(data.n_classes, data.shape), np.random.default_rng(0)).to(x.device)
-    epoch = Epoch(torch.arange(n, device=x.device), none, none, none.bool())
+    n, m = len(x), members
+    y, none = data.y_train[:n].to(x.device), torch.zeros(m, n, dtype=torch.int64, device=x.device)
+    model = SimpleCNN(data.n_classes, data.shape, members=m)
+    draw_weights(model, *map(np.random.default_rng, range(m))).to(x.device)
+    epoch = Epoch(none + torch.arange(n, device=x.device), none, none, none.bool())
+    own_x, own_y = x.expand(m, *x.shape), y.expand(m, n)
 
     def best(work):  # the shortest of three: other work on the machine only ever adds
         times = []
         for _ in range(3):
             start = time.perf_counter()
             work()
+            if x.is_cuda: torch.cuda.synchronize(x.device)
             times.append(time.perf_counter() - start)
-        return min(times)/n
+        return min(times)/n/m
 
     with threads(1):
-        return best(lambda: train(model, x, y, [epoch], pad=data.pad, lr=0)), best(lambda: infer(fold(model), x, batch=n))
+        training = best(lambda: train(model, own_x, own_y, [epoch], pad=data.pad, lr=0, precision=config.precision))
+        return training, best(lambda: infer(fold(model), x, batch=n, precision=config.precision))
 
 # %% ../nbs/06_study.ipynb #37201fb1
 def estimate(configs, data, workers=1, out_dir=None):
     """What a study will take: dict of `runs`, `missing` (not finished in `out_dir`), `seconds`, `bytes`.
 
-    Seconds are for `workers` processes with a core each, from a measurement on this machine."""
+    Seconds are for `workers` processes with a core each, or a cohort on a GPU, from a measurement on this machine."""
     missing = [c for c in configs if out_dir is None or not finished(Path(out_dir)/f"{run_id(c, data)}.jsonl")]
     if not missing: return {"runs": len(configs), "missing": 0, "seconds": 0., "bytes": 0}
-    per_image = seconds_per_image(missing[0], data)
+    per_image = seconds_per_image(missing[0], data, min(len(missing), members_that_fit(missing[0], data)))
     seconds = [np.dot(per_image, images_of(c, data)) for c in missing]
     size = sum(2000 + 18*c.budget + 500*-(-c.budget//c.batch) for c in missing)
     seconds = float(max(sum(seconds)/workers, max(seconds)))
