@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['initial_set', 'drawn_epsilon', 'all_labels', 'Run', 'start_run', 'Training', 'draw_crops', 'epochs_of', 'plateau',
-           'learn', 'Learners', 'infer_augmented', 'pool_view', 'on_clock', 'query', 'tell', 'side_by_side', 'will_ask',
-           'one_round', 'pick_device', 'lockstep', 'simulate', 'NUMBERS', 'PRESETS', 'PROTOCOLS', 'WORD', 'Config',
-           'check_choice', 'check_config', 'check_fields', 'check_number', 'choices', 'streams_of']
+           'learn', 'Learners', 'infer_augmented', 'pool_view', 'stays_on_device', 'kmeans_together', 'on_clock',
+           'query', 'tell', 'side_by_side', 'will_ask', 'one_round', 'pick_device', 'lockstep', 'simulate', 'NUMBERS',
+           'PRESETS', 'PROTOCOLS', 'WORD', 'Config', 'check_choice', 'check_config', 'check_fields', 'check_number',
+           'choices', 'streams_of']
 
 # %% ../nbs/05_loop.ipynb #516ca84c
 from collections import defaultdict
@@ -24,6 +25,7 @@ from .crn import Streams
 from .model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, estimate_norms, fold,
                             infer, pick, threads, train)
 from .oracle import ORACLES
+from .stacked_kmeans import stacked_kmeans, stacked_nearest
 from .strategies import KMEANS, PoolView, select, sources_of
 
 # %% ../nbs/05_loop.ipynb #3b389978
@@ -206,6 +208,19 @@ def pool_view(run, data, learners, m):
                     labelled_forward=lambda: outputs(labelled)[1], images=lambda: data.x_train[torch.from_numpy(pool)],
                     masks=masks, classify=lambda h: learners.classify(m, h))
 
+# %% ../nbs/05_loop.ipynb #08839ad5
+def stays_on_device(run, x):
+    "Whether the strategy of `run` can be done on the device of the images `x`, together with others."
+    return x.is_cuda and run.config.strategy == "kmeans" and run.config.kmeans == "nearest" and not run.config.augment_scoring
+
+def kmeans_together(runs, learners, members):
+    "What `runs` with strategy `kmeans` ask about next, (k,) dataset indices each; `members` of `learners` are their models."
+    pools = [ranked[~run.mask[ranked]] for run in runs for ranked in [run.priority.argsort()]]
+    at = [torch.from_numpy(pool).to(learners.x.device) for pool in pools]
+    points = torch.stack([learners.outputs(m)[1][rows] for m, rows in zip(members, at)])
+    centroids = stacked_kmeans(points, runs[0].wanted, [run.streams("query", run.round) for run in runs])
+    return [pool[picks] for pool, picks in zip(pools, stacked_nearest(points, centroids).cpu().numpy())]
+
 # %% ../nbs/05_loop.ipynb #c11c42e2
 @contextmanager
 def on_clock(seconds, part, device):
@@ -263,10 +278,14 @@ def one_round(runs, data, x, together=1):
         for group, tested, model in side_by_side(distinct[first:first + together], data, x, seconds):
             sharing = [same[training.identity] for training in group]
             learners = Learners(model, x, {m for m, equal in enumerate(sharing) if will_ask(equal)}, runs[0].config.precision)
+            here = {t.run: m for m, equal in enumerate(sharing) for t in equal if t.evaluator == 0}
+            stacked = {run: m for run, m in here.items() if run.wanted > 0 and stays_on_device(run, x)}
+            if stacked:
+                with on_clock(seconds, "score", x.device): learners.outputs(next(iter(stacked.values())))
+                with on_clock(seconds, "select", x.device): queried |= zip(stacked, kmeans_together([*stacked], learners, stacked.values()))
+            queried |= {run: query(run, data, learners, m, seconds) for run, m in here.items() if run not in stacked}
             for m, equal in enumerate(sharing):
-                for run, evaluator in equal:
-                    accuracies[run][evaluator] = tested[m]
-                    if evaluator == 0: queried[run] = query(run, data, learners, m, seconds)
+                for run, evaluator in equal: accuracies[run][evaluator] = tested[m]
     share = {part: total/len(runs) for part, total in seconds.items()}
     return [tell(run, data, [a for _, a in sorted(accuracies[run].items())], queried[run], dict(share)) for run in runs]
 
