@@ -14,7 +14,10 @@ __all__ = ['aulc', 'check_keys', 'check_results', 'condition_order', 'condition_
            'sd_upper', 'smallest_difference', 't_test_power', 'variance_ratio', 'variance_reduction', 'alt_text',
            'condition_label', 'dataset_of', 'plot_areas', 'plot_critical_difference', 'plot_difference_curves',
            'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio', 'rank_groups', 'save_figure', 'spread',
-           'strategy_style', 'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE']
+           'strategy_style', 'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE', 'best_design', 'best_evaluators',
+           'component_estimates', 'describe_evaluators', 'difference_limits', 'evaluator_areas', 'evaluator_gain',
+           'evaluator_tables', 'gain_bound', 'mean_squares', 'measured_costs', 'need_evaluators', 'plan',
+           'plot_evaluator_gain', 'variance_components']
 
 # %% ../nbs/07_analysis.ipynb #906fdf93
 from .curves import (aulc, check_keys, check_results, condition_order, condition_text,
@@ -34,6 +37,10 @@ from .plots import (alt_text, condition_label, dataset_of, plot_areas, plot_crit
                             plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
                             plot_variance_ratio, rank_groups, save_figure, spread, strategy_style,
                             COLOURS, DASHES, KNOWN, MORE, STYLE)
+from .variance import (best_design, best_evaluators, component_estimates, describe_evaluators,
+                               difference_limits, evaluator_areas, evaluator_gain, evaluator_tables, gain_bound,
+                               mean_squares, measured_costs, need_evaluators, plan, plot_evaluator_gain,
+                               variance_components)
 
 # %% ../nbs/07_analysis.ipynb #510527ef
 _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_text", "curve_table",
@@ -50,4 +57,7 @@ _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_te
          "alt_text", "condition_label", "dataset_of", "plot_areas", "plot_critical_difference",
          "plot_difference_curves", "plot_learning_curves", "plot_penalty_matrix", "plot_variance_ratio",
          "rank_groups", "save_figure", "spread", "strategy_style", "COLOURS", "DASHES", "KNOWN", "MORE",
-         "STYLE"]
+         "STYLE",
+         "best_design", "best_evaluators", "component_estimates", "describe_evaluators", "difference_limits",
+         "evaluator_areas", "evaluator_gain", "evaluator_tables", "gain_bound", "mean_squares",
+         "measured_costs", "need_evaluators", "plan", "plot_evaluator_gain", "variance_components"]

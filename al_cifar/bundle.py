@@ -94,7 +94,7 @@ def longer(a, b):
 COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "epsilon", "epsilon_drawn",
            "seed", "protocol", "crn", "evaluators"]
 SECONDS = ["train", "score", "select", "evaluate"]
-MEASURES = ["fingerprint", "streams", "engine", "n_wrong", "class_counts", *(f"seconds_{part}" for part in SECONDS)]
+MEASURES = ["fingerprint", "streams", "engine", "accuracies", "n_wrong", "class_counts", *(f"seconds_{part}" for part in SECONDS)]
 
 def rows_of(head, records):
     "Rows of the tidy frame: a list of tuples in the order of COLUMNS and MEASURES."
@@ -104,7 +104,8 @@ def rows_of(head, records):
     before = head["condition"], config["strategy"], config["replication"]
     after = (head["dataset"], config["epsilon"], head["epsilon_drawn"], config["seed"], config["protocol"], crn,
              config["evaluators"], head["fingerprint"], head["streams"], head.get("engine"))
-    return [(*before, record["n_labels"], record["accuracy"], *after, record.get("n_wrong"),
+    return [(*before, record["n_labels"], record["accuracy"], *after,
+             " ".join(map(repr, record.get("accuracies", [record["accuracy"]]))), record.get("n_wrong"),
              " ".join(map(str, record.get("class_counts", ()))),
              *(round(record.get("seconds", {}).get(part, float("nan")), 3) for part in SECONDS)) for record in records]
 
@@ -119,7 +120,7 @@ def read_table(path, need, mix=()):
     Raises `FileNotFoundError`, and `ValueError` for what is no such table or mixes what `mix` does not name."""
     check_mix(mix)
     if not Path(path).is_file(): raise FileNotFoundError(f"no results at {path}")
-    try: frame = pd.read_csv(path, dtype={"condition": str})
+    try: frame = pd.read_csv(path, dtype={"condition": str, "accuracies": str})
     except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' own errors are ValueErrors
         raise ValueError(f"{path} is damaged, or no CSV: {error}") from None
     missing = [column for column in need if column not in frame]
@@ -134,20 +135,27 @@ def read_table(path, need, mix=()):
 def tidy_rounds(path, mix=()):
     """The frame of `load_results` with what else each round measured: COLUMNS, then MEASURES.
 
-    n_wrong: labelled images whose label is wrong; class_counts: labelled images of each true class, as text, a
+    accuracies: of each evaluator, as text; n_wrong: labelled images whose label is wrong; class_counts: labelled images of each true class, as text, a
     space between; seconds to train, score, select and evaluate. Arguments and errors as in `load_results`."""
     if is_table(path): frame = read_table(path, COLUMNS, mix)
     else: frame = pd.DataFrame([row for run in runs_in(path, mix) for row in run], columns=COLUMNS + MEASURES)
     return frame.sort_values(["condition", "strategy", "replication", "n_labels"], kind="stable", ignore_index=True)
 
-def load_results(path, mix=()):
+def load_results(path, mix=(), each_evaluator=False):
     """All runs in a folder, a file, a bundle, or a list of them: a tidy frame, a row per run and n_labels.
 
     Columns: condition, strategy, replication, n_labels, accuracy (in [0, 1]), dataset, epsilon, epsilon_drawn,
     seed, protocol, crn, evaluators. Unfinished runs are there as far as they got; a run that is there twice
     counts once. `mix`: which of "data", "protocol", "streams" may differ between runs; otherwise a difference
-    is a `ValueError` that names it. `path` may also be a table from `save_rounds`, .csv or .csv.gz."""
-    return tidy_rounds(path, mix)[COLUMNS]
+    is a `ValueError` that names it. `path` may also be a table from `save_rounds`, .csv or .csv.gz.
+    `each_evaluator`: a row per evaluator, too, with its own accuracy and its number in a last column, evaluator."""
+    frame = tidy_rounds(path, mix)
+    if not each_evaluator: return frame[COLUMNS]
+    if "accuracies" not in frame: raise ValueError(f"{path} lacks the column accuracies: each_evaluator needs run files, or a table of them")
+    each = frame.assign(accuracy=frame.accuracies.str.split())
+    each["evaluator"] = each.accuracy.map(lambda values: range(len(values)))
+    each = each.explode(["accuracy", "evaluator"], ignore_index=True)
+    return each.astype({"accuracy": float, "evaluator": int})[[*COLUMNS, "evaluator"]]
 
 # %% ../nbs/05c_bundle.ipynb #1de83b9a
 def save_rounds(frame, path):
