@@ -9,8 +9,8 @@ __all__ = ['TEMPLATES', 'VALUES', 'positionals', 'checkout', 'completed', 'Engin
 import os, sys
 from pathlib import Path
 
-# %% ../nbs/09_papermill_terminal.ipynb #1976d91f
-TEMPLATES = ("run_experiment.ipynb", "run_study.ipynb", "paper.ipynb")
+# %% ../nbs/09_papermill_terminal.ipynb #7c12c119
+TEMPLATES = ("run_experiment.ipynb", "run_study.ipynb", "paper.ipynb", "benchmark.ipynb")
 VALUES = {**dict.fromkeys("-p -r --parameters --parameters_raw".split(), 2),
           **dict.fromkeys("-f -y -b -k -l --parameters_file --parameters_yaml --parameters_base64 --kernel --language "
                           "--engine --autosave-cell-every --cwd --stdout-file --stderr-file --log-level "

@@ -24,6 +24,7 @@ TOY = Config(dataset="digits", initial=20, budget=80, batch=10, epochs=3, train_
 
 # A study in a process of its own, to be killed: python -c SCRIPT out_dir executor replications strategies
 SCRIPT = """
+import signal
 import sys
 from contextlib import ExitStack
 import numpy as np
@@ -50,7 +51,9 @@ def main(out_dir, kind, replications, epochs):
         else: executor = None
         run_study(configs, out_dir, load_data("digits"), executor=executor)
 
-if __name__ == "__main__": main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start deaf to it
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 """
 
 
@@ -160,7 +163,8 @@ def test_ctrl_c_stops_workers_at_once_and_says_how_to_resume(tmp_path):
     while len(study.workers()) < 2 or not list(study.folder.glob("*.jsonl")): time.sleep(.05)
     workers, start = study.family(), time.monotonic()
     os.killpg(study.process.pid, signal.SIGINT)
-    assert study.wait(30) != 0
+    try: assert study.wait(30) != 0
+    finally: study.process.kill()
     assert time.monotonic() - start < 10 and not psutil.wait_procs(workers, timeout=10)[1]
     assert "of 3 runs are finished" in study.log.read_text() and "the same call goes on" in study.log.read_text()
 
