@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATIO', 'PATIENCE', 'kmeans_plus_plus', 'assign', 'move', 'reassign', 'track', 'Fit', 'begin', 'step',
-           'minibatch_kmeans', 'check_points', 'check_generators', 'stacked_kmeans', 'stacked_inertia',
+           'minibatch_kmeans', 'first_draws', 'check_points', 'check_generators', 'stacked_kmeans', 'stacked_inertia',
            'stacked_nearest']
 
 # %% ../nbs/02a_stacked_kmeans.ipynb #93b3fd12
@@ -131,6 +131,15 @@ def minibatch_kmeans(x, centroids, blocks):
         if not fit.running.any(): break
     return fit
 
+# %% ../nbs/02a_stacked_kmeans.ipynb #6e2a5e22
+def first_draws(g, n, k, b):
+    """What k-means++ draws for one member with `n` points, `k` clusters and batches of `b`, from the generator `g`.
+
+    Returns positions (s,) int64 of a sample, the first centroid's place in it, and uniforms (k - 1, trials)."""
+    s = min(3*b if 3*b >= k else 3*k, n)
+    sample = g.integers(n, size=s) if s < n else np.arange(n)
+    return sample, g.integers(s), g.random((k - 1, 2 + int(np.log(k))))
+
 # %% ../nbs/02a_stacked_kmeans.ipynb #b50b1a8a
 def check_points(x, k):
     "Raise `ValueError` unless `x` is a finite float tensor (M, n, d) and `k` in 1..n."
@@ -161,16 +170,14 @@ def stacked_kmeans(x, k, generators, batch_size=1000, max_iter=100, check=16):
     for name, value in dict(batch_size=batch_size, max_iter=max_iter, check=check).items():
         if not (isinstance(value, Integral) and value >= 1):
             raise ValueError(f"{name} must be an integer, 1 or more, got {value!r}")
-    n, size = x.shape[1], min(batch_size, x.shape[1])
-    s = min(3*size if 3*size >= k else 3*k, n)
-    steps, trials = max_iter*n//size, 2 + int(np.log(k))
+    n, b = x.shape[1], min(batch_size, x.shape[1])
+    steps, rows = max_iter*n//b, torch.arange(len(x), device=x.device)[:, None]
     own = [np.random.default_rng(int(g.integers(2**63))) for g in generators]
-    draw = lambda f: torch.from_numpy(np.stack([f(g) for g in own])).to(x.device)
-    points = x[torch.arange(len(x), device=x.device)[:, None],
-               draw(lambda g: g.integers(n, size=s) if s < n else np.arange(n))]
-    at = kmeans_plus_plus(points.double(), draw(lambda g: g.integers(s)), draw(lambda g: g.random((k - 1, trials))))
-    blocks = (draw(lambda g: g.integers(n, size=(min(check, steps - t), size))) for t in range(0, steps, check))
-    return minibatch_kmeans(x, points.gather(1, at[:, :, None].expand(-1, -1, x.shape[2])), blocks).centroids
+    stack = lambda draws: torch.from_numpy(np.stack(draws)).to(x.device)
+    sample, first, uniforms = map(stack, zip(*(first_draws(g, n, k, b) for g in own)))
+    at = kmeans_plus_plus(x[rows, sample].double(), first, uniforms)
+    blocks = (stack([g.integers(n, size=(min(check, steps - t), b)) for g in own]) for t in range(0, steps, check))
+    return minibatch_kmeans(x, x[rows, sample.gather(1, at)], blocks).centroids
 
 # %% ../nbs/02a_stacked_kmeans.ipynb #1caad4d7
 def stacked_inertia(x, centroids, chunk=4096):

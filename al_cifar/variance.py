@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from itertools import combinations
 from scipy import stats
 from .bundle import run_texts
-from .curves import aulc, strategy_order, strategy_tables
+from .curves import aulc, sort_rows, strategy_order, strategy_tables
 from .design import smallest_difference
 from .inference import paired_t
 from .plots import MORE, STYLE, _finish, _label_lines, condition_label
@@ -33,7 +33,7 @@ def evaluator_areas(df):  # results with a column `evaluator`: `load_results(pat
         raise ValueError(f"evaluator {e} measured other numbers of labels than evaluator {labels.index[0]}: "
                          f"{sorted(labels[e] ^ labels.iloc[0])}; keep those that all have")
     parts = [aulc(part).assign(evaluator=e) for e, part in df.groupby("evaluator")]
-    out = pd.concat(parts).sort_values(["replication", "evaluator"], kind="stable", ignore_index=True)
+    out = sort_rows(pd.concat(parts))
     out.attrs["label_range"] = parts[0].attrs["label_range"]
     return out[["condition", "strategy", "replication", "evaluator", "aulc"]]
 
@@ -185,13 +185,15 @@ def evaluator_gain(m, icc, cost_ratio):
 
 def best_evaluators(icc, cost_ratio):
     """The number of evaluators with the largest gain, 1 or more, not rounded; `inf` where icc is 0 and fixed is not."""
-    with np.errstate(divide="ignore"):
-        return np.maximum(1, np.sqrt(np.multiply(cost_ratio, np.subtract(1, icc)))/np.sqrt(icc))
+    top = np.sqrt(np.multiply(cost_ratio, np.subtract(1, icc)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(top > 0, np.maximum(1, top/np.sqrt(icc)), 1.0)[()]
 
 def gain_bound(icc, cost_ratio):
     """The largest gain over all numbers of evaluators, whole or not (Cauchy-Schwarz)."""
-    bound = (1 + cost_ratio)/(np.sqrt(np.multiply(icc, cost_ratio)) + np.sqrt(np.subtract(1, icc)))**2
-    return np.where(np.multiply(cost_ratio, np.subtract(1, icc)) > icc, bound, 1.0)[()]
+    pays = np.multiply(cost_ratio, np.subtract(1, icc)) > icc       # more than one evaluator
+    root = np.sqrt(np.multiply(icc, cost_ratio)) + np.sqrt(np.subtract(1, icc))
+    return np.where(pays, (1 + cost_ratio)/np.where(pays, root, 1)**2, 1.0)[()]
 
 # %% ../nbs/06e_variance.ipynb #90e9c018
 def best_design(var_between, var_within, fixed, evaluator, seconds, at_least=2):
@@ -199,6 +201,7 @@ def best_design(var_between, var_within, fixed, evaluator, seconds, at_least=2):
 
     `fixed`, `evaluator`: seconds of a replication, see `measured_costs`. `at_least`: replications. Of equals the one with
     most replications. Raises ValueError if the budget is too small."""
+    if not at_least >= 2: raise ValueError(f"at_least is {at_least}; a spread between replications needs 2 or more")
     most = int(seconds/(fixed + evaluator) + 1e-9)      # a budget of exactly R replications shall be enough for them
     if most < at_least:
         raise ValueError(f"seconds is {seconds}; {at_least} replications with one evaluator take "
@@ -239,7 +242,8 @@ def _pair_costs(row, price):
     if lacking: raise ValueError(f"costs lack {lacking}; they have {list(price.index)}")
     f, e = price.loc[[row["a"], row["b"]], ["fixed", "evaluator"]].sum()
     if not (f >= 0 and e > 0):
-        raise ValueError(f"costs of {row['a']} and {row['b']} are fixed {f}, evaluator {e}; they must be at least 0, above 0")
+        raise ValueError(f"costs of {row['a']} and {row['b']} are fixed {f}, evaluator {e}; fixed must be 0 or more, "
+                         "evaluator above 0")
     return f, e
 
 def _plan_row(row, s2, f, e, seconds, at_least):

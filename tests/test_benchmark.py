@@ -33,6 +33,7 @@ def executed(tmp_path_factory):
     return nbformat.read(out/"out.ipynb", 4)
 
 
+@pytest.mark.slow
 def test_every_goal_gets_a_verdict(executed):
     lines = printed(executed)[-1].strip().splitlines()
     assert lines[0].startswith("digits, 1,297 images")
@@ -41,6 +42,7 @@ def test_every_goal_gets_a_verdict(executed):
     assert sum("(measured)" in line for line in lines) == 2
 
 
+@pytest.mark.slow
 def test_table_and_chart(executed):
     outputs = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", ())]
     assert sum("image/png" in data for data in outputs) == 1
@@ -50,6 +52,7 @@ def test_table_and_chart(executed):
     assert all(float(value) > 0 for row in rows for value in row[1:])
 
 
+@pytest.mark.slow
 def test_outputs_name_no_host_and_no_path(executed):
     for notebook in (executed, nbformat.read(PAGE, 4)):
         text = "\n".join(printed(notebook))
