@@ -10,14 +10,15 @@ __all__ = ['aulc', 'check_keys', 'check_results', 'condition_order', 'condition_
            'critical_difference', 'equivalence', 'holm', 'independent_t_test', 'need_groups', 'noise_interaction',
            'paired_differences', 'paired_t', 'penalty_matrix', 'probability_of_improvement', 'sphericity', 'tukey_hsd',
            'anova_replications', 'bootstrap_differences', 'correlation_interval', 'curve_bands', 'describe_detectable',
-           'detectable_difference', 'difference_bands', 'max_t_factor', 'plan_replications', 'replications_needed',
-           'sd_upper', 'smallest_difference', 't_test_power', 'variance_ratio', 'variance_reduction', 'alt_text',
-           'condition_label', 'dataset_of', 'plot_areas', 'plot_critical_difference', 'plot_difference_curves',
-           'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio', 'rank_groups', 'save_figure', 'spread',
-           'strategy_style', 'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE', 'best_design', 'best_evaluators',
-           'component_estimates', 'describe_evaluators', 'difference_limits', 'evaluator_areas', 'evaluator_gain',
-           'evaluator_tables', 'gain_bound', 'mean_squares', 'measured_costs', 'need_evaluators', 'plan',
-           'plot_evaluator_gain', 'variance_components']
+           'detectable_difference', 'difference_bands', 'max_t_factor', 'paired_variances', 'plan_replications',
+           'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'variance_ratio',
+           'variance_reduction', 'alt_text', 'condition_label', 'dataset_of', 'plot_areas', 'plot_critical_difference',
+           'plot_difference_curves', 'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio',
+           'rank_groups', 'save_figure', 'spread', 'strategy_style', 'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE',
+           'best_design', 'best_evaluators', 'component_estimates', 'describe_evaluators', 'difference_limits',
+           'evaluator_areas', 'evaluator_gain', 'evaluator_tables', 'gain_bound', 'mean_squares', 'measured_costs',
+           'need_evaluators', 'plan', 'plot_evaluator_gain', 'variance_components', 'plot_variance_change',
+           'shared_replications', 'variance_change']
 
 # %% ../nbs/07_analysis.ipynb #906fdf93
 from .curves import (aulc, check_keys, check_results, condition_order, condition_text,
@@ -31,8 +32,8 @@ from .inference import (against_baseline, anova, blocked_anova, cohens_d, critic
                                 sphericity, tukey_hsd)
 from .design import (anova_replications, bootstrap_differences, correlation_interval, curve_bands,
                              describe_detectable, detectable_difference, difference_bands, max_t_factor,
-                             plan_replications, replications_needed, sd_upper, smallest_difference,
-                             t_test_power, variance_ratio, variance_reduction)
+                             paired_variances, plan_replications, replications_needed, sd_upper,
+                             smallest_difference, t_test_power, variance_ratio, variance_reduction)
 from .plots import (alt_text, condition_label, dataset_of, plot_areas, plot_critical_difference,
                             plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
                             plot_variance_ratio, rank_groups, save_figure, spread, strategy_style,
@@ -41,6 +42,7 @@ from .variance import (best_design, best_evaluators, component_estimates, descri
                                difference_limits, evaluator_areas, evaluator_gain, evaluator_tables, gain_bound,
                                mean_squares, measured_costs, need_evaluators, plan, plot_evaluator_gain,
                                variance_components)
+from .learners import plot_variance_change, shared_replications, variance_change
 
 # %% ../nbs/07_analysis.ipynb #510527ef
 _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_text", "curve_table",
@@ -51,7 +53,7 @@ _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_te
          "holm", "independent_t_test", "need_groups", "noise_interaction", "paired_differences",
          "paired_t", "penalty_matrix", "probability_of_improvement", "sphericity", "tukey_hsd",
          "anova_replications", "bootstrap_differences", "correlation_interval", "curve_bands",
-         "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor",
+         "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor", "paired_variances",
          "plan_replications", "replications_needed", "sd_upper", "smallest_difference", "t_test_power",
          "variance_ratio", "variance_reduction",
          "alt_text", "condition_label", "dataset_of", "plot_areas", "plot_critical_difference",
@@ -60,4 +62,5 @@ _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_te
          "STYLE",
          "best_design", "best_evaluators", "component_estimates", "describe_evaluators", "difference_limits",
          "evaluator_areas", "evaluator_gain", "evaluator_tables", "gain_bound", "mean_squares",
-         "measured_costs", "need_evaluators", "plan", "plot_evaluator_gain", "variance_components"]
+         "measured_costs", "need_evaluators", "plan", "plot_evaluator_gain", "variance_components",
+         "plot_variance_change", "shared_replications", "variance_change"]

@@ -36,9 +36,8 @@ class Evidence:
     notes: tuple = ()
 
 def arm(runs, protocol="paper", crn=True):
-    "Rows of one arm; all are of the main arm where the columns `protocol` and `crn` are missing."
-    for column, value in (("protocol", protocol), ("crn", crn)):
-        default = {"protocol": "paper", "crn": True}[column]
+    "Rows of one arm, with the default learner; all are of the main arm where `protocol`, `crn` and `learner` are missing."
+    for column, value, default in (("protocol", protocol, "paper"), ("crn", crn, True), ("learner", "default", "default")):
         if column in runs: runs = runs[[x is value or (isinstance(value, str) and x == value) for x in runs[column]]]
         elif value != default: runs = runs.iloc[:0]
     return runs
@@ -75,7 +74,7 @@ def read_evidence(given):
     path = given.get("results") or default_results()
     theirs = given.get("published_csv") or os.environ.get("AL_CIFAR_PUBLISHED")
     with readable_errors():
-        runs = read_table(path, NEEDED, mix=("protocol",)) if is_table(path) else tidy_rounds(path, mix=("protocol",))
+        runs = read_table(path, NEEDED, mix=("protocol", "learner")) if is_table(path) else tidy_rounds(path, mix=("protocol", "learner"))
         parts = dict(ours=arm(runs), control=arm(runs, crn=False), protocol=arm(runs, protocol="released"))
         frames = {name: whole_runs(part, name) for name, part in parts.items()}
         notes = [note for _, part in frames.values() for note in part]

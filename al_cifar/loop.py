@@ -142,7 +142,7 @@ def plateau(training, data, x, y):
     run = training.run
     def measure(model, epoch):
         crops = draw_crops(data, run.streams("stopping", training.evaluator, run.round, epoch))
-        return accuracy(fold(model), augment(x, *(torch.from_numpy(a[run.labelled]).to(x.device) for a in crops), data.pad), y)
+        return accuracy(fold(model), augment(x, *(torch.from_numpy(a[run.labelled]).to(x.device) for a in crops), data.pad), y, run.config.precision)
     return Plateau(measure)
 
 def learn(trainings, data, x):
@@ -180,13 +180,13 @@ class Learners:
         "Logits (n, C) that member `m` gives embeddings (n, 128); NumPy arrays."
         return pick(self.model, [m]).classify(torch.from_numpy(h).to(self.x.device)).cpu().numpy()
 
-# %% ../nbs/05_loop.ipynb #0446cd2b
-def infer_augmented(model, data, g, x, chunk=5000):
+# %% ../nbs/05_loop.ipynb #2d5647ee
+def infer_augmented(model, data, g, x, precision="fp32", chunk=5000):
     "`infer` on all images `x` (N, 3, H, W), each through one random crop and flip drawn from `g`."
     crops, parts = [torch.from_numpy(a).to(x.device) for a in draw_crops(data, g)], []
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
-        parts.append(infer(model, augment(x[part], *(a[part] for a in crops), data.pad)))
+        parts.append(infer(model, augment(x[part], *(a[part] for a in crops), data.pad), precision=precision))
     return [torch.cat(part) for part in zip(*parts)]
 
 def pool_view(run, data, learners, m):
@@ -195,7 +195,7 @@ def pool_view(run, data, learners, m):
 
     def predictions():
         if not run.config.augment_scoring: return learners.outputs(m)  # of all images
-        return infer_augmented(pick(learners.model, [m]), data, run.streams("scoring", run.round), learners.x)
+        return infer_augmented(pick(learners.model, [m]), data, run.streams("scoring", run.round), learners.x, learners.precision)
 
     def outputs(rows):
         with threads(n_threads): return [a[torch.from_numpy(rows).to(a.device)].cpu().numpy() for a in predictions()]

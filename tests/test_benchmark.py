@@ -10,7 +10,7 @@ from test_run_experiment import PAPERMILL
 
 PAGE = ROOT/"nbs/benchmark.ipynb"
 SMALL = dict(dataset="digits", whole=True, loader_workers=[0], pool_sizes=[600, 1297], budgets=[100, 200],
-             cohort_sizes=[1, 2], members=[1, 2], repeats=1)
+             cohort_sizes=[1, 2], members=[1, 2], replications=2, repeats=1)
 
 
 def printed(notebook):
@@ -50,6 +50,13 @@ def test_table_and_chart(executed):
     rows = re.findall(r"<th>(train|evaluate|score|select)</th>\s*<td>([\d.e-]+)</td>\s*<td>([\d.e-]+)</td>", table)
     assert [row[0] for row in rows] == ["train", "evaluate", "score", "select"]*2
     assert all(float(value) > 0 for row in rows for value in row[1:])
+
+
+@pytest.mark.slow
+def test_bfloat16_and_compilation_are_compared(executed):
+    texts = printed(executed)
+    assert sum("query strategy" in text and "ci_low" in text for text in texts) == 1
+    assert sum("compiled, ms" in text and "training step" in text for text in texts) == 1
 
 
 @pytest.mark.slow
