@@ -38,7 +38,7 @@ class Evidence:
 def arm(runs, protocol="paper", crn=True):
     "Rows of one arm, with the default learner; all are of the main arm where `protocol`, `crn` and `learner` are missing."
     for column, value, default in (("protocol", protocol, "paper"), ("crn", crn, True), ("learner", "default", "default")):
-        if column in runs: runs = runs[[x is value or (isinstance(value, str) and x == value) for x in runs[column]]]
+        if column in runs: runs = runs[[x is value or (isinstance(value, str) and x == value) for x in runs[column]] if len(runs) else slice(0)]
         elif value != default: runs = runs.iloc[:0]
     return runs
 
