@@ -35,9 +35,9 @@ class Evidence:
     curves: pd.DataFrame | None    # their learning curves
     notes: tuple = ()
 
-def arm(runs, protocol="paper", crn=True):
-    "Rows of one arm, with the default learner; all are of the main arm where `protocol`, `crn` and `learner` are missing."
-    for column, value, default in (("protocol", protocol, "paper"), ("crn", crn, True), ("learner", "default", "default")):
+def arm(runs, protocol="paper", crn=True, learner="default"):
+    "Rows of one arm; all are of the main arm where the columns `protocol`, `crn` and `learner` are missing."
+    for column, value, default in (("protocol", protocol, "paper"), ("crn", crn, True), ("learner", learner, learner)):
         if column in runs: runs = runs[[x is value or (isinstance(value, str) and x == value) for x in runs[column]] if len(runs) else slice(0)]
         elif value != default: runs = runs.iloc[:0]
     return runs
@@ -75,7 +75,9 @@ def read_evidence(given):
     theirs = given.get("published_csv") or os.environ.get("AL_CIFAR_PUBLISHED")
     with readable_errors():
         runs = read_table(path, NEEDED, mix=("protocol", "learner")) if is_table(path) else tidy_rounds(path, mix=("protocol", "learner"))
-        parts = dict(ours=arm(runs), control=arm(runs, crn=False), protocol=arm(runs, protocol="released"))
+        learner = runs.learner.iloc[0] if runs.learner.nunique() == 1 else "default"
+        parts = dict(ours=arm(runs, learner=learner), control=arm(runs, crn=False, learner=learner),
+                     protocol=arm(runs, protocol="released", learner=learner))
         frames = {name: whole_runs(part, name) for name, part in parts.items()}
         notes = [note for _, part in frames.values() for note in part]
         rest = runs.drop(pd.concat(parts.values()).index)
