@@ -42,12 +42,13 @@ def grid(base, **axes):
         if isinstance(values, str) or not np.iterable(values): raise ValueError(f"{name} must be a list, got {values!r}")
     return list(dict.fromkeys(replace(base, **dict(zip(axes, values))) for values in product(*axes.values())))
 
-# %% ../nbs/06_study.ipynb #f954a198
+# %% ../nbs/06_study.ipynb #d86b05f4
 def images_of(config, data):
-    "Images a run trains on, and images it scores."
+    "Images a run trains on, and images it scores; at most, where a training may stop early."
     sizes = [*range(config.initial, config.budget, config.batch), config.budget]
     pool = sum(len(data.y_train) - n for n in sizes[:-1]) if STRATEGIES[config.strategy].needs else 0
-    return config.evaluators*config.epochs*sum(sizes), config.evaluators*len(sizes)*len(data.y_test) + pool
+    stopping = (config.epochs - 1)*sum(sizes) if config.stopping == "plateau" else 0  # each epoch but the first is looked at
+    return config.evaluators*config.epochs*sum(sizes), config.evaluators*(len(sizes)*len(data.y_test) + stopping) + pool
 
 # %% ../nbs/06_study.ipynb #eca10f11
 def seconds_per_image(config, data, members=1):
