@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NotInResults', 'Evidence', 'arm', 'whole_runs', 'checkout', 'default_results', 'read_evidence', 'read_released',
-           'lacks', 'describe', 'describe_arm', 'curves_of', 'pick', 'fixed']
+           'lacks', 'describe', 'describe_arm', 'curves_of', 'pick', 'fixed', 'shared_rounds']
 
 # %% ../nbs/08c_evidence.ipynb #ef535f6f
 import os
@@ -148,3 +148,9 @@ def fixed(runs):
     rows = runs[runs.condition.isin(RATES)]
     if not len(rows): raise NotInResults(f"no condition of {', '.join(RATES)}")
     return rows
+
+# %% ../nbs/08c_evidence.ipynb #0bc1ff86
+def shared_rounds(*arms):
+    "The rows of each of `arms` at the numbers of labels that all of those with rows have; as many frames as given."
+    shared = set.intersection(*(set(runs.n_labels) for runs in arms if len(runs))) if any(map(len, arms)) else set()
+    return [runs[runs.n_labels.isin(shared)] if len(runs) else runs for runs in arms]

@@ -14,12 +14,11 @@ import pandas as pd
 import matplotlib.pyplot as plt
 from itertools import combinations
 from scipy import stats
-from .bundle import run_texts
+from .bundle import SECONDS, tidy_rounds
 from .curves import aulc, sort_rows, strategy_order, strategy_tables
 from .design import smallest_difference
 from .inference import paired_t
 from .plots import MORE, STYLE, _finish, _label_lines, condition_label
-from .runs import parse_run
 
 # %% ../nbs/06e_variance.ipynb #1168da8c
 def evaluator_areas(df):  # results with a column `evaluator`: `load_results(path, each_evaluator=True)`
@@ -156,23 +155,23 @@ def _components_row(y):
     return dict(n=R, m=m) | c | dict(selector=own["diff"], selector_low=own["ci_low"], selector_high=own["ci_high"],
                                      note=note)
 
-# %% ../nbs/06e_variance.ipynb #9437a564
-def measured_costs(path):  # a folder, run file or bundle, or a list of them
-    """Seconds a run took, by strategy, as means over the finished runs at `path`: `strategy, runs, fixed, evaluator`.
+# %% ../nbs/06e_variance.ipynb #12fba48b
+def measured_costs(path):  # whatever `load_results` reads: a folder of run files, a bundle, a table of rounds
+    """Seconds a run took, by strategy, as means over the runs at `path`: `strategy, runs, fixed, evaluator`.
 
-    fixed: to score the pool and select; evaluator: to train and test one. Raises ValueError where no run is finished
-    or the runs differ in size: they would not cost the same."""
-    rows, sizes = [], {}
-    for name, text in run_texts(path):
-        head, records = parse_run(text, name)
-        if not records or records[-1]["queried"]: continue
-        config = head["config"]
-        sizes.setdefault(tuple(config[k] for k in ("initial", "budget", "batch", "epochs")), name)
-        s = pd.DataFrame([record["seconds"] for record in records]).sum()
-        rows.append((config["strategy"], s["score"] + s["select"], (s["train"] + s["evaluate"])/config["evaluators"]))
-    if not rows: raise ValueError(f"no finished run at {path}; costs need one of each strategy")
-    if len(sizes) > 1: raise ValueError(f"runs differ in (initial, budget, batch, epochs), so in cost: {sizes}")
-    groups = pd.DataFrame(rows, columns=["strategy", "fixed", "evaluator"]).groupby("strategy")
+    fixed: to score the pool and select; evaluator: to train and test one. A run with fewer labels than the longest has is
+    unfinished and does not count. Raises ValueError where seconds are missing, or runs differ in their rounds or learner:
+    they would not cost the same."""
+    rounds = tidy_rounds(path)
+    lacking = [c for c in (f"seconds_{part}" for part in SECONDS) if c not in rounds or rounds[c].isna().any()]
+    if lacking: raise ValueError(f"{path} lacks {lacking[0]}; costs need run files, or a table of them")
+    runs = rounds.groupby(["condition", "strategy", "replication"], sort=False)
+    sizes = runs.n_labels.agg(tuple)
+    sizes = sizes[[size[-1] == rounds.n_labels.max() for size in sizes]]
+    if sizes.nunique() > 1: raise ValueError(f"runs differ in rounds, so in cost: {sorted(set(sizes))}")
+    s, m = runs[[f"seconds_{part}" for part in SECONDS]].sum().loc[sizes.index], runs.evaluators.first().loc[sizes.index]
+    costs = pd.DataFrame(dict(fixed=s.seconds_score + s.seconds_select, evaluator=(s.seconds_train + s.seconds_evaluate)/m))
+    groups = costs.groupby("strategy")
     out = groups.mean().assign(runs=groups.size()).reset_index()[["strategy", "runs", "fixed", "evaluator"]]
     return out.set_index("strategy").loc[strategy_order(out["strategy"])].reset_index()
 
