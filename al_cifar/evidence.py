@@ -115,6 +115,7 @@ def describe_arm(runs, name):
     n = runs.groupby(["condition", "strategy"]).replication.nunique()
     data = f" on {', '.join(sorted(set(runs.dataset)))}" if "dataset" in runs else ""
     replications = n.max() if n.min() == n.max() else f"{n.min()} to {n.max()}"
+    if "learner" in runs and (learners := set(runs.learner) - {"default"}): data += f", learner {', '.join(sorted(learners))}"
     gaps = [gap for c in runs.condition.unique() if (gap := lacks(runs, c))]
     return [f"{name}: {n.sum()} runs{data}, conditions {', '.join(runs.condition.unique())}, strategies "
             f"{', '.join(strategy_order(runs.strategy))}, {replications} replications, "

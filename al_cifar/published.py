@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'RATES', 'STOCHASTIC', 'U', 'D', 'PRINTED', 'TABLE1', 'LABELS', 'REPLICATIONS', 'RELEASED', 'RATIOS',
-           'SOURCE', 'SUMMARIES', 'AREAS', 'Printed', 'Table', 'PublishedUnavailableError', 'fetch_published',
-           'check_summary', 'Published', 'read_published', 'area_of_means', 'plot_beside', 'beside_text']
+           'SOURCE', 'SUMMARIES', 'AREAS', 'Printed', 'paper_words', 'Table', 'PublishedUnavailableError',
+           'fetch_published', 'check_summary', 'Published', 'read_published', 'area_of_means', 'plot_beside',
+           'beside_text']
 
 # %% ../nbs/08b_published.ipynb #6b5fc9bb
 from dataclasses import dataclass, field
@@ -43,14 +44,15 @@ class Printed:
 U, D = "least_confidence", "kmeans"
 PRINTED = {
     "settings": Printed("The runs follow the settings of Table 1 and sections 3 and 4.", "Table 1",
-                        "100 labels at the start, 100 a round, 2,000 in the end, 5 replications, and the rest of the table"),
+                        "100 labels at the start, 100 a round, 2,000 in the end, 5 replications, and the settings in the table above"),
     "start": Printed("Accuracy starts at about 20 %.", "text", "about 20 %", {"all strategies": 20.0}, 2),
     "end": Printed("Without noise, all strategies end at about 48 %.", "text", "about 48 %", dict.fromkeys(PAPER, 48.0), 2),
-    **{f"curves {c}": Printed(f"Mean accuracy over the curves, {condition_label(c)}.", where, "curves, no numbers")
+    **{f"curves {c}": Printed(f"Learning curves, {condition_label(c)}: the same mean accuracy over all rounds as in the released runs.", where,
+                                 "curves, no numbers")
        for c, where in [*((c, "Figure 1") for c in RATES), (STOCHASTIC, "Figure 2")]},
     "first accuracy": Printed("At 200 labels without noise, random is at 28.3 % and uncertainty at 27.9 %.", "text",
                               "28.3 % and 27.9 %", {"random": 28.3, U: 27.9}, 0.1),
-    "first difference": Printed("At 200 labels random and uncertainty do not differ.", "text", "p = .72"),
+    "first difference": Printed("At 200 labels no difference is found between random and uncertainty.", "text", "p = .72"),
     "areas": Printed("AULC under a random error rate.", "Table 2", "random 834.4, uncertainty 771.9, diversity 816.3",
                      {"random": 834.4, U: 771.9, D: 816.3}, 0.1),
     "gaps": Printed("AULC minus random's, from Table 2.", "Table 2", "uncertainty -62.5, diversity -18.1",
@@ -59,21 +61,25 @@ PRINTED = {
                      "F(2, 12) = 12.75, p = .001, η² = 0.680"),
     "random - least_confidence": Printed("Random beats uncertainty.", "Tukey's test; cell 14", "p = .001"),
     "kmeans - least_confidence": Printed("Diversity beats uncertainty.", "Tukey's test; cell 14", "p = .011"),
-    "random - kmeans": Printed("Random and diversity do not differ.", "Tukey's test; cell 14", "p = .361"),
+    "random - kmeans": Printed("No difference is found between random and diversity.", "Tukey's test; cell 14", "p = .361"),
     "effects": Printed("Effect sizes, Cohen's d.", "text (2.67); cell 14",
                        "random - uncertainty 2.67, diversity - uncertainty 3.38, random - diversity 0.81",
                        {f"random - {U}": 2.67, f"{D} - {U}": 3.38, f"random - {D}": 0.81}, 0.01, 2),
     "replications": Printed("Such a difference needs 12 to 15 replications for 80 % power.", "text", "12 to 15"),
-    "pairing": Printed("Common random numbers made the effect size reachable with five replications.", "text",
+    "pairing": Printed("Common random numbers made the difference between random and uncertainty reachable with five replications.", "text",
                        "no number"),
-    "early": Printed("Without noise random and uncertainty do not differ before about 500 labels.", "text", "until about 500"),
+    "early": Printed("Without noise no difference is found between random and uncertainty before about 500 labels.", "text", "until about 500"),
     "correlation": Printed("The correlation that common random numbers induce is high early and fades.", "text", "no number"),
     "skew": Printed("Uncertainty's queries are skewed towards some classes.", "section 6.1", "no number"),
-    "wrong labels": Printed("Uncertainty collects more wrong labels than random.", "section 6.2, a reading", "no number"),
     "cascade": Printed("Confident errors cascade, so uncertainty falls further behind as noise grows.",
                        "section 6.2, its consequence", "no number"),
     "mechanism": Printed("A wrong label makes the model confidently wrong, which makes its next queries worse.",
                          "section 6.2", "no number")}
+
+# %% ../nbs/08b_published.ipynb #8bfeca21
+def paper_words(text):
+    "`text` with the paper's names of the strategies."
+    return text.replace(U, "uncertainty").replace(D, "diversity")
 
 # %% ../nbs/08b_published.ipynb #acfa8710
 class Table:
@@ -99,7 +105,7 @@ LABELS, REPLICATIONS = tuple(range(100, 2001, 100)), 5
 RELEASED = {
     "settings": (False, "their code: no weight decay, a learning rate that halves on plateaus, early stopping, an initial "
                  "set that is not stratified, the pool scored through the training augmentation"),
-    "start": {"all strategies": (14.754, 1.318, 5)},
+    "start": {"all strategies": (18.872, 1.783, 5)},
     "end": {"random": (51.12, 0.5513, 5), U: (48.222, 1.658, 5), D: (50.736, 0.6675, 5)},
     "curves 0.0": {"random": (41.7602, 0.418, 5), U: (38.8668, 0.4259, 5), D: (41.4638, 0.6497, 5)},
     "curves 0.05": {"random": (41.1148, 0.4803, 5), U: (38.387, 0.4145, 5), D: (40.4418, 0.3107, 5)},
@@ -107,27 +113,28 @@ RELEASED = {
     "curves 0.15": {"random": (38.9485, 0.2949, 5), U: (36.8752, 0.219, 5), D: (39.4651, 0.5386, 5)},
     "curves U[0,0.15]": {"random": (41.345, 0.6948, 5), U: (38.0574, 0.3545, 5), D: (40.3924, 0.255, 5)},
     "first accuracy": {"random": (24.496, 1.165, 5), U: (20.194, 2.535, 5)},
-    "first difference": (True, "+4.3 points, 95 % interval -2.6 to +11.2, p = .18"),
+    "first difference": (True, "+4.3 points, 95 % interval -2.6 to +11.2, p = .18", (4.302, 2.79, 5)),
     "areas": {"random": (785.555, 13.2, 5), U: (723.09, 6.735, 5), D: (767.456, 4.845, 5)},
     "gaps": {U: (-62.465, 7.803, 5), D: (-18.099, 9.392, 5)},
     "anova": (True, "F(2, 12) = 12.75, p = .001, η² = 0.680"),
-    "random - least_confidence": (True, "+62.5, p = .001"),
-    "kmeans - least_confidence": (True, "+44.4, p = .012"),
-    "random - kmeans": (True, "+18.1, p = .36"),
+    "random - least_confidence": (True, "+62.5, p = .001", (62.465, 7.803, 5)),
+    "kmeans - least_confidence": (True, "+44.4, p = .012", (44.366, 2.427, 5)),
+    "random - kmeans": (True, "+18.1, p = .36", (18.099, 9.392, 5)),
     "effects":
-        {"random - least_confidence": (2.66566, 0.8691, 5), "kmeans - least_confidence": (3.38211, 0.9859, 5),
-         "random - kmeans": (0.813989, 0.6581, 5)},
-    "replications": (False, "4 by d = 2.67; 3 to 20 for d two standard errors either way"),
-    "pairing": (False, "power of 5 replications 0.96 unpaired, 1.00 paired"),
-    "early": (False, "p = .18, p = .41, p = .002 at 200, 300, 400 labels; after Holm the least is p = .006"),
-    "correlation": (False, "early 0.16 ± 0.23, late 0.08 ± 0.15, fall 0.08 ± 0.26"),
+        {"random - least_confidence": (2.66566, 0.9837, 5), "kmeans - least_confidence": (3.38211, 1.1949, 5),
+         "random - kmeans": (0.813989, 0.5488, 5)},
+    "replications": (False, "4 by d = 2.67; 3 to 34 for d 0.70 to 4.63"),
+    "pairing": (False, "unpaired p = .006, paired p = .001"),
+    "early": (False, "p = .18, p = .41, p = .002 at 200, 300, 400 labels, after Holm the least is p = .006; p = .16, p = .004, "
+              "p = .014, p = .37, p = .006, p = .33 at 500 to 1,000"),
+    "correlation": (False, "early 0.16 ± 0.23, late 0.08 ± 0.15, fall 0.08 ± 0.26", (0.157, 0.2317, 5)),
     "skew": (None, "not in the released runs: no column class_counts"),
-    "wrong labels": (None, "not in the released runs: no column n_wrong"),
-    "cascade": (False, "minus random -55.0, -51.8, -52.1, -39.4; change from ε = 0 to 0.15: +15.6 (-7.9 to +39.1), "
-                "p = .14")}
+    "cascade": (False, "minus random -55.0, -51.8, -52.1, -39.4; change over ε = 0 to 0.15: +13.9 (-11.8 to +39.7), p = .21",
+                (13.9365, 9.277, 5))}
 
-# random and uncertainty: (Var A + Var B) / Var(A - B) of AULC over the five pairs of released runs, by condition
-RATIOS = {"0.0": 0.63, "0.05": 1.82, "0.1": 4.30, "0.15": 0.86, STOCHASTIC: 3.61}
+# random and uncertainty: (Var A + Var B) / Var(A - B) of AULC over the five pairs of released runs, with its 95 % interval
+RATIOS = {"0.0": "0.63 (0.51 to 2.49)", "0.05": "1.82 (0.59 to 20.42)", "0.1": "4.30 (0.76 to 56.91)",
+          "0.15": "0.86 (0.53 to 5.68)", STOCHASTIC: "3.61 (1.06 to 17.85)"}
 
 # %% ../nbs/08b_published.ipynb #678d1864
 SOURCE = "https://raw.githubusercontent.com/ecEthanCar/AL_Cifar_PhD"
