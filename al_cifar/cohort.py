@@ -6,7 +6,8 @@
 __all__ = ['FREE', 'step_of', 'check_together', 'bytes_per_member', 'members_that_fit', 'simulate_cohort', 'durable_cohort',
            'cohorts_of', 'run_cohorts', 'default_cohort']
 
-# %% ../nbs/05e_cohort.ipynb #32bf66f2
+# %% ../nbs/05e_cohort.ipynb #31877c76
+import warnings
 from contextlib import ExitStack, closing
 from dataclasses import fields
 
@@ -33,9 +34,9 @@ def check_together(configs):
         for other in steps[1:]:
             if other[name] != value: raise ValueError(f"{name} must be the same for all runs of a cohort, got {value!r} and {other[name]!r}")
 
-# %% ../nbs/05e_cohort.ipynb #b6564f93
+# %% ../nbs/05e_cohort.ipynb #6dcd4cd8
 def bytes_per_member(config, data):
-    "Device memory that one more member takes, from above: feature maps with their gradients, weights, predictions."
+    "Device memory in bytes that one more member takes, an upper estimate: feature maps with their gradients, weights, predictions."
     _, h, w = data.shape
     maps = 6*52*h*w*min(config.train_batch, config.budget)       # float32, kept for the way back, and gradients on it
     images = 3*h*w*config.budget                                   # labelled ones as float32 for a moment, uint8 twice
@@ -45,7 +46,8 @@ def members_that_fit(config, data):
     "How many trainings to do in one model: 1 on a CPU, on a GPU what three quarters of its free memory hold."
     device = torch.device(pick_device(config.device))
     if device.type == "cpu": return 1
-    spare = .75*torch.cuda.mem_get_info(device)[0] - 4*len(data.y_train)*data.x_train[0].numel()
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # ours to use again, though not free
+    spare = .75*(torch.cuda.mem_get_info(device)[0] + cached) - 4*len(data.y_train)*data.x_train[0].numel()
     return max(1, int(spare/bytes_per_member(config, data)))
 
 # %% ../nbs/05e_cohort.ipynb #44ffaa5a
@@ -79,11 +81,12 @@ def durable_cohort(jobs, together=None):
                 yield
 
 def cohorts_of(jobs, size):
-    "Split `jobs` {path: (config, data)} into dicts of at most `size` runs that can go in lockstep."
+    "Split `jobs` {path: (config, data)} into dicts of at most `size` runs that can go in lockstep, by replication."
     alike = {}
     for path, (config, data) in jobs.items():
         alike.setdefault((data.fingerprint, *step_of(config).values()), []).append(path)
     for paths in alike.values():
+        paths.sort(key=lambda path: (jobs[path][0].seed, jobs[path][0].replication))
         for first in range(0, len(paths), size): yield {path: jobs[path] for path in paths[first:first + size]}
 
 # %% ../nbs/05e_cohort.ipynb #5e8747d7
@@ -93,7 +96,10 @@ def run_cohorts(jobs, watch, size):
         with closing(durable_cohort(cohort)) as rounds:
             while len(cohort) > 1:
                 try: next(rounds)
-                except Exception: break  # over, or failed: whose fault it is shows when each goes on alone
+                except StopIteration: break
+                except Exception as error:  # whose fault it is shows when each goes on alone
+                    warnings.warn(f"a cohort of {len(cohort)} runs failed, each goes on alone: {error!r}")
+                    break
                 watch.look()
         for path in [path for path in cohort if finished(path)]:
             failed_file(path).unlink(missing_ok=True)

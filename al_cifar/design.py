@@ -29,9 +29,9 @@ def correlation_interval(r, n):
 def paired_variances(u, v):
     """`(ratio, low, high)`: Var u / Var v of paired values and its 95 % interval, exact under normality.
 
-    Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity."""
+    Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity. NaN where neither varies."""
     n = len(u)
-    if not v.std() > 0: return np.inf, np.inf, np.inf
+    if not v.std() > 0: return 3*(np.inf if u.std() > 0 else np.nan,)
     f = float(u.var(ddof=1) / v.var(ddof=1))
     if n == 2: return f, 0.0, np.inf
     r = np.corrcoef(u, v)[0, 1] if u.var() > 0 else 0.0

@@ -114,8 +114,9 @@ class Training(NamedTuple):
     @property
     def drawn_by(self):
         "Equal for two runs whose trainings draw the same numbers."
-        s = self.run.streams
-        return s.seed, s.replication, *(s.shared(purpose) or s.strategy for purpose in ("weights", "order", "augment"))
+        s, purposes = self.run.streams, ["weights", "order", "augment"]
+        if self.run.config.stopping == "plateau": purposes.append("stopping")
+        return s.seed, s.replication, *(s.shared(purpose) or s.strategy for purpose in purposes)
 
 # %% ../nbs/05_loop.ipynb #07c1d402
 def draw_crops(data, g):
@@ -156,9 +157,10 @@ def learn(trainings, data, x):
     stop = plateau(trainings[0], data, images[0], labels[0]) if config.stopping == "plateau" else None
     train(model, images, labels, epochs_of(trainings, data, x.device), pad=data.pad, batch=config.train_batch,
           lr=config.lr, weight_decay=config.weight_decay, precision=config.precision, after_step=tail, after_epoch=stop)
-    side_by_side = images.transpose(0, 1).flatten(1, 2)
-    if config.batch_norm == "labelled": estimate_norms(model, side_by_side)
-    return fold(tail.model(side_by_side) if tail else model)
+    if tail or config.batch_norm == "labelled":
+        of_all = images.transpose(0, 1).flatten(1, 2)
+        model = tail.model(of_all) if tail else estimate_norms(model, of_all)
+    return fold(model)
 
 # %% ../nbs/05_loop.ipynb #603a570f
 class Learners:
@@ -255,7 +257,7 @@ def side_by_side(trainings, data, x, seconds):
         with on_clock(seconds, "train", x.device): model = learn(trainings, data, x)
         with on_clock(seconds, "evaluate", x.device):
             tested = accuracy(model, data.x_test.to(x.device), data.y_test, trainings[0].run.config.precision)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         if len(trainings) == 1: raise
     else:
         yield trainings, tested if len(trainings) > 1 else [tested], model
@@ -268,14 +270,19 @@ def will_ask(trainings):
     return any(t.evaluator == 0 and "forward" in sources_of(t.run.config.strategy) for t in trainings)
 
 def one_round(runs, data, x, together=1):
-    "Train, test and query once: the records of `runs`, all in the same round, up to `together` trainings in one model."
+    """Train, test and query once: the records of `runs`, all in the same round, up to `together` trainings in one model.
+
+    Returns the records, and how many trainings at most had room together. Raises `FloatingPointError` where a training
+    diverges, and torch's out-of-memory error where a single one has no room."""
     if runs[0].config.stopping == "plateau": together = 1  # members would stop at different epochs
     same, seconds = defaultdict(list), dict.fromkeys(("train", "score", "select", "evaluate"), 0.)
     accuracies, queried = defaultdict(dict), {}
     for t in (Training(run, evaluator) for run in runs for evaluator in range(run.config.evaluators)): same[t.identity].append(t)
-    distinct = [equal[0] for equal in same.values()]
+    distinct, room = [equal[0] for equal in same.values()], together
     for first in range(0, len(distinct), together):
-        for group, tested, model in side_by_side(distinct[first:first + together], data, x, seconds):
+        asked, most = distinct[first:first + together], 0
+        for group, tested, model in side_by_side(asked, data, x, seconds):
+            most = max(most, len(group))
             sharing = [same[training.identity] for training in group]
             learners = Learners(model, x, {m for m, equal in enumerate(sharing) if will_ask(equal)}, runs[0].config.precision)
             here = {t.run: m for m, equal in enumerate(sharing) for t in equal if t.evaluator == 0}
@@ -286,20 +293,23 @@ def one_round(runs, data, x, together=1):
             queried |= {run: query(run, data, learners, m, seconds) for run, m in here.items() if run not in stacked}
             for m, equal in enumerate(sharing):
                 for run, evaluator in equal: accuracies[run][evaluator] = tested[m]
+        if most < len(asked): room = min(room, most)
     share = {part: total/len(runs) for part, total in seconds.items()}
-    return [tell(run, data, [a for _, a in sorted(accuracies[run].items())], queried[run], dict(share)) for run in runs]
+    return [tell(run, data, [a for _, a in sorted(accuracies[run].items())], queried[run], dict(share)) for run in runs], room
 
 # %% ../nbs/05_loop.ipynb #75491e31
 def pick_device(name):
     "`name`, or for \"auto\" a CUDA device if there is one and the CPU if not."
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
-# %% ../nbs/05_loop.ipynb #4942f424
+# %% ../nbs/05_loop.ipynb #cc3ac6b4
 def lockstep(runs, data, together=1):
-    "Yield the records of `runs`, a list a round, from the round they are in until the budget is spent."
+    """Yield the records of `runs`, a list a round, from the round they are in until the budget is spent.
+
+    Up to `together` trainings are one model, from then on fewer where memory was short. Raises as `one_round`."""
     x = data.x_train.to(pick_device(runs[0].config.device))
     while not runs[0].finished:
-        records = one_round(runs, data, x, together)
+        records, together = one_round(runs, data, x, together)
         for run, record in zip(runs, records): run.advance(record)
         yield records
 

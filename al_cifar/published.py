@@ -231,7 +231,7 @@ def plot_beside(curves, published, conditions, dataset=None, width=3.4, height=2
                 if not len(part): plot_learning_curves(bare, ax=ax)
                 for s, t in theirs.groupby("strategy") if len(part) else ():
                     ax.plot(t.n_labels, 100*t["mean"], color=strategy_style(s)["color"], label="_published")
-                for line in ax.get_lines(): line.set(linestyle=(0, (2, 1)), linewidth=0.9)
+                for line in ax.get_lines(): line.set(linestyle=(0, (2, 1)), linewidth=1.2)
             if len(part): plot_learning_curves(part, ax=ax)
             else: ax.text(0.55, 0.3, "not in these results", transform=ax.transAxes, ha="center", color="0.35")
             ax.set(title=(f"{dataset}, " if dataset else "") + condition_label(c), xlabel="number of labels",
@@ -239,7 +239,7 @@ def plot_beside(curves, published, conditions, dataset=None, width=3.4, height=2
             ax.label_outer()
         for ax in axes.flat[len(conditions):]: ax.remove()
         if published is not None:
-            lines = [Line2D([], [], color="0.35", ls=ls, lw=lw) for ls, lw in (("-", 1.4), ((0, (2, 1)), 0.9))]
+            lines = [Line2D([], [], color="0.35", ls=ls, lw=lw) for ls, lw in (("-", 1.4), ((0, (2, 1)), 1.2))]
             axes.flat[0].legend(lines, ["these runs", "released runs"], loc="lower right", frameon=False, fontsize=7)
         fig.canvas.draw()
         fig.set_layout_engine("none")

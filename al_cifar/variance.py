@@ -160,11 +160,13 @@ def measured_costs(path):  # whatever `load_results` reads: a folder of run file
     """Seconds a run took, by strategy, as means over the runs at `path`: `strategy, runs, fixed, evaluator`.
 
     fixed: to score the pool and select; evaluator: to train and test one. A run with fewer labels than the longest has is
-    unfinished and does not count. Raises ValueError where seconds are missing, or runs differ in their rounds or learner:
-    they would not cost the same."""
+    unfinished and does not count. Raises ValueError where seconds are missing or are shares of a cohort's, or runs differ
+    in their rounds or learner: they would not cost the same."""
     rounds = tidy_rounds(path)
     lacking = [c for c in (f"seconds_{part}" for part in SECONDS) if c not in rounds or rounds[c].isna().any()]
     if lacking: raise ValueError(f"{path} lacks {lacking[0]}; costs need run files, or a table of them")
+    if "engine" in rounds and rounds.engine.str.startswith("cohort").any():
+        raise ValueError(f"{path} has runs done in lockstep, whose seconds are equal shares; costs need runs done alone")
     runs = rounds.groupby(["condition", "strategy", "replication"], sort=False)
     sizes = runs.n_labels.agg(tuple)
     sizes = sizes[[size[-1] == rounds.n_labels.max() for size in sizes]]
@@ -221,7 +223,8 @@ def plan(
     `condition, a, b, seconds, replications, evaluators, variance, detectable` (see `smallest_difference`);
     `replications_1, variance_1, detectable_1`: with one evaluator; `factor` = variance_1 / variance; `bound`: no design
     within the budget, whole or not, has a larger factor; both with 95 % limits `_low` and `_high`; `best`: evaluators,
-    not whole; `limit` = 1 + fixed / evaluator. A negative var_between counts as 0. Raises ValueError where strategies
+    not whole; `limit` = 1 + fixed / evaluator; `shift`: expected change of the mean difference from one evaluator to these,
+    as the one that selects measures its own choice. A negative var_between counts as 0. Raises ValueError where strategies
     never differ, have no costs, or `at_least` replications cost more than `seconds`."""
     price = costs.set_index("strategy")
     rows = []
@@ -258,7 +261,7 @@ def _plan_row(row, s2, f, e, seconds, at_least):
     return (dict(replications=R, evaluators=m, variance=variance(R, m), detectable=detectable(R, m),
                  replications_1=R1, variance_1=variance(R1, 1), detectable_1=detectable(R1, 1))
             | {f"factor{end}": factor(x) for end, x in ends} | {f"bound{end}": bound(x) for end, x in ends}
-            | dict(best=best_evaluators(icc, f/e), limit=1 + f/e))
+            | dict(best=best_evaluators(icc, f/e), limit=1 + f/e, shift=row.get("selector", np.nan)*(1/m - 1)))
 
 # %% ../nbs/06e_variance.ipynb #5cc375af
 def describe_evaluators(planned):  # from `plan`
