@@ -150,4 +150,4 @@ def detectable_text(areas, span):
     found = detectable_difference(areas)
     pairs = "; ".join(f"{100*row.detectable/span:.1f} points ({row.a} and {row.b})" for row in found.itertuples())
     return (f"What {found.replications.max()} replications can detect: with 80 % power, a true difference of {pairs}. "
-            "Smaller ones are more often missed than found.")
+            "Smaller ones are found less often.")
