@@ -8,6 +8,7 @@ __all__ = ['shared_replications', 'variance_change', 'plot_variance_change']
 # %% ../nbs/06f_learners.ipynb #6f444ce8
 import pandas as pd
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 from itertools import combinations
 from .curves import condition_order, strategy_tables
 from .design import paired_variances
@@ -58,6 +59,7 @@ def plot_variance_change(change, by="learner", width=4.8):
             ax.hlines(at, low, high, color=color, lw=1.2)
             ax.plot(ratio, at, "o", ms=4, color=color, label=name)
         ax.set(xscale="log", yticks=range(len(lines)), xlabel="variance of the difference, times smaller")
+        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
         ax.set_yticklabels([f"{a} - {b}, {condition_label(c)}".replace("_", " ") for c, a, b in lines])
         ax.invert_yaxis()
         ax.grid(False, axis="y")

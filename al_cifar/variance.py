@@ -300,6 +300,7 @@ def plot_evaluator_gain(
             ax.plot(m[y.argmax()], y.max(), "o", ms=4, color=color, label="_best")
             ax.fill_between(m, gain(row["icc_high"]), gain(row["icc_low"]), color=color, alpha=0.15, lw=0)
             ax.axhline(1 + f/e, color="0.5", lw=0.8, ls=":", label="_limit")
+            if i == 0: ax.annotate("limit by the costs", (m[-1], 1 + f/e), (0, 2), textcoords="offset points", ha="right", fontsize=7, color="0.35")
         ax.axhline(1, color="0.5", lw=0.8, label="_one")
         ax.set(xlabel="evaluators", ylabel="times less variance\nfor the same seconds", xticks=m)
         _label_lines(ax)
