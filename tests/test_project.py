@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for path in (ROOT/"nbs").glob("*.ipynb") if path.name[0] not in "._")
 MODULES = sorted(path for path in (ROOT/"al_cifar").glob("*.py") if path.name != "_modidx.py")
-TEMPLATES = [path for path in PAGES if path.name.startswith(("run_", "benchmark", "paper"))]  # take parameters
+TEMPLATES = [path for path in PAGES if path.name.startswith(("run_", "benchmark", "paper", "learners"))]  # take parameters
 # top to bottom: a module may import those before it, and the first five know nothing of each other
 ORDER = ["oracle", "model", "strategies", "crn", "data", "loop", "study", "analysis"]
 
