@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['initial_set', 'drawn_epsilon', 'all_labels', 'Run', 'start_run', 'Training', 'draw_crops', 'epochs_of', 'plateau',
-           'learn', 'Learners', 'infer_augmented', 'pool_view', 'stays_on_device', 'kmeans_together', 'on_clock',
-           'query', 'tell', 'side_by_side', 'will_ask', 'one_round', 'pick_device', 'lockstep', 'simulate', 'NUMBERS',
-           'PRESETS', 'PROTOCOLS', 'WORD', 'Config', 'check_choice', 'check_config', 'check_fields', 'check_number',
-           'choices', 'streams_of']
+           'learn', 'in_halves', 'Learners', 'infer_augmented', 'pool_view', 'stays_on_device', 'kmeans_together',
+           'on_clock', 'query', 'tell', 'side_by_side', 'will_ask', 'one_round', 'pick_device', 'lockstep', 'simulate',
+           'NUMBERS', 'PRESETS', 'PROTOCOLS', 'WORD', 'Config', 'check_choice', 'check_config', 'check_fields',
+           'check_number', 'choices', 'streams_of']
 
 # %% ../nbs/05_loop.ipynb #516ca84c
 from collections import defaultdict
@@ -162,6 +162,15 @@ def learn(trainings, data, x):
         model = tail.model(of_all) if tail else estimate_norms(model, of_all)
     return fold(model)
 
+# %% ../nbs/05_loop.ipynb #cb41cb7d
+def in_halves(work, items):
+    "The list `work(items)`; where memory is short, that of one half and then of the other."
+    try: return list(work(items))
+    except torch.cuda.OutOfMemoryError:
+        if len(items) == 1: raise
+    half = len(items)//2  # outside the handler, which would keep what was allocated
+    return in_halves(work, items[:half]) + in_halves(work, items[half:])
+
 # %% ../nbs/05_loop.ipynb #603a570f
 class Learners:
     "The members of a folded `model` and what they predict for all images `x`, for the members `asking` (set of int) in one go."
@@ -172,10 +181,13 @@ class Learners:
         "Logits (N, C) and embeddings (N, 128) of member `m`, on the device."
         if m not in self.known:
             members = sorted(self.asking if m in self.asking else {m})
-            found = infer(pick(self.model, members), self.x, precision=self.precision)
-            parts = (a.reshape(len(a), len(members), -1).unbind(1) for a in found)
-            self.known |= dict(zip(members, zip(*parts)))
+            self.known |= zip(members, in_halves(self.predict, members))
         return self.known[m]
+
+    def predict(self, members):
+        "Logits and embeddings of each of `members`, by one model."
+        found = infer(pick(self.model, members), self.x, precision=self.precision)
+        return zip(*(a.reshape(len(a), len(members), -1).unbind(1) for a in found))
 
     @torch.inference_mode()
     def classify(self, m, h):
@@ -289,7 +301,8 @@ def one_round(runs, data, x, together=1):
             stacked = {run: m for run, m in here.items() if run.wanted > 0 and stays_on_device(run, x)}
             if stacked:
                 with on_clock(seconds, "score", x.device): learners.outputs(next(iter(stacked.values())))
-                with on_clock(seconds, "select", x.device): queried |= zip(stacked, kmeans_together([*stacked], learners, stacked.values()))
+                with on_clock(seconds, "select", x.device):
+                    queried |= zip(stacked, in_halves(lambda some: kmeans_together(some, learners, [here[run] for run in some]), [*stacked]))
             queried |= {run: query(run, data, learners, m, seconds) for run, m in here.items() if run not in stacked}
             for m, equal in enumerate(sharing):
                 for run, evaluator in equal: accuracies[run][evaluator] = tested[m]
