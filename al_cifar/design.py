@@ -142,15 +142,16 @@ def detectable_difference(
 def describe_detectable(
     found,      # from `detectable_difference`
     power=0.8): # the power it was asked for
-    """One plain sentence on what a study can find."""
+    """A sentence or two on what a study can find."""
     low, high = found.loc[found.detectable.idxmin()], found.loc[found.detectable.idxmax()]
     def one(row):
         points = f"{100 * row.mean_accuracy:.2f} points of mean accuracy; " if "mean_accuracy" in found else ""
-        return f"{row.detectable:.1f} ({points}{row.a} and {row.b}, condition {row.condition})"
+        where = f", condition {row.condition}" if found.condition.nunique() > 1 else ""
+        return f"{row.detectable:.1f} ({points}{row.a} and {row.b}{where})"
     runs = " to ".join(str(n) for n in sorted({found.replications.min(), found.replications.max()}))
     span = one(low) if len(found) == 1 else f"between {one(low)} and {one(high)}, depending on the pair"
     return (f"With {runs} paired replications, the smallest true difference in AULC that is found "
-            f"{100 * power:.0f} % of the time is {span}.")
+            f"{100 * power:.0f} % of the time is {span}. Smaller ones are found less often.")
 
 # %% ../nbs/06c_design.ipynb #98f83c03
 def sd_upper(sd, n, level=0.8):

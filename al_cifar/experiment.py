@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ExperimentError', 'readable_errors', 'Experiment', 'read_experiment', 'configs_of', 'output_folder', 'worker_count',
-           'describe_plan', 'expect', 'run_experiment', 'accuracy_table', 'summary', 'detectable_text']
+           'describe_plan', 'expect', 'run_experiment', 'accuracy_table', 'summary']
 
 # %% ../nbs/08_experiment.ipynb #6c686d0c
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from .analysis import (aulc, detectable_difference, learning_curves, paired_differences,
+from .analysis import (aulc, describe_detectable, detectable_difference, learning_curves, paired_differences,
                                strategy_order)
 from .loop import PRESETS, Config, check_number, simulate
 from .strategies import PAPER_NAMES, STRATEGIES
@@ -142,12 +142,5 @@ def summary(results):
             low, high = sorted((row.ci_low/span*100, row.ci_high/span*100))
             lines.append(f"{row.strategy} minus random: {row.diff/span*100:+.2f} points, 95 % interval {low:+.2f} "
                          f"to {high:+.2f} (paired t test, p = {row.p:.2g}, Holm-adjusted {row.p_holm:.2g})")
-    if len(mean) > 1: lines.append(detectable_text(areas, span))
+    if len(mean) > 1: lines.append(describe_detectable(detectable_difference(areas)))
     return "\n".join(lines)
-
-def detectable_text(areas, span):
-    "What differences the replications in `areas` can find, in points of mean accuracy over `span` labels."
-    found = detectable_difference(areas)
-    pairs = "; ".join(f"{100*row.detectable/span:.1f} points ({row.a} and {row.b})" for row in found.itertuples())
-    return (f"What {found.replications.max()} replications can detect: with 80 % power, a true difference of {pairs}. "
-            "Smaller ones are found less often.")

@@ -75,7 +75,7 @@ def test_digits_end_to_end(undisturbed):
     out, code, seen = undisturbed
     assert code == 0, seen
     assert "THESE ARE DIGITS, NOT CIFAR-10" in seen and "round" in seen and "100%" in seen
-    assert "2 replications can detect" in seen and "minus random" in seen
+    assert "With 2 paired replications" in seen and "minus random" in seen
     results = load_results(out/"study")
     assert len(results) == 3*2*3 and set(results.dataset) == {"digits"} and set(results.condition) == {"0.1"}
     for name in ("results.csv", "learning_curves.svg", "learning_curves.png", "summary.txt"):
