@@ -181,13 +181,14 @@ def strategy_tables(
     value=None): # column to compare; None: `aulc` if there is one, else `accuracy`
     """List of `(keys, table)`: keys a dict of `condition` (and `n_labels`), table replications x strategies.
 
-    A strategy that lacks a replication has NaN there. Raises ValueError for missing columns or values and
-    for repeated keys."""
+    A strategy that lacks a replication has NaN there. Raises ValueError for an empty frame, missing columns or
+    values and repeated keys."""
     value = value or ("aulc" if "aulc" in a else "accuracy")
     keys = ["condition"] + ["n_labels"] * ("n_labels" in a)
     need = keys + ["strategy", "replication", value]
     missing = [c for c in need if c not in a]
     if missing: raise ValueError(f"the frame lacks the column(s) {missing}; it needs {need}")
+    if not len(a): raise ValueError("the frame is empty: there is nothing to compare")
     if not np.isfinite(a[value].to_numpy(float)).all():
         raise ValueError(f"{value} has missing or infinite values")
     a = with_condition_text(a)

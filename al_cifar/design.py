@@ -31,10 +31,10 @@ def paired_variances(u, v):
 
     Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity. NaN where neither varies."""
     n = len(u)
-    if not v.std() > 0: return 3*(np.inf if u.std() > 0 else np.nan,)
+    if not np.ptp(v) > 0: return 3*(np.inf if np.ptp(u) > 0 else np.nan,)    # an SD is kept from 0 by rounding
     f = float(u.var(ddof=1) / v.var(ddof=1))
     if n == 2: return f, 0.0, np.inf
-    r = np.corrcoef(u, v)[0, 1] if u.var() > 0 else 0.0
+    r = np.corrcoef(u, v)[0, 1] if np.ptp(u) > 0 else 0.0
     k = 1 + 2 * (1 - r ** 2) * stats.t.isf(0.025, n - 2) ** 2 / (n - 2)
     root = np.sqrt(k ** 2 - 1)
     return f, float(f * (k - root)), float(f * (k + root))
@@ -51,21 +51,23 @@ def variance_reduction(a, value=None):
 
     `condition, a, b, r, ratio, ci_low, ci_high, helps, n, r_low, r_high, note`: correlation; ratio =
     (Var A + Var B) / Var(A - B) with its 95 % interval; `helps` = ratio > 1. Where A and B are identical by
-    construction r is 1, the ratio infinite, and `note` says so. Warns of the pairs for which pairing does not help."""
+    construction r is 1, the ratio infinite, and `note` says so; where neither varies the ratio is NaN, and it says
+    that. Warns of the pairs for which pairing does not help."""
     rows = []
     for keys, table in strategy_tables(a, value):
         need_groups(keys, table)
         for s, t in combinations(table, 2):
             x, y = paired_values(table, s, t)
             ratio, low, high = variance_ratio(x, y)
-            r = 1.0 if (x == y).all() else np.corrcoef(x, y)[0, 1] if x.std() * y.std() > 0 else 0.0
+            r = 1.0 if (x == y).all() else np.corrcoef(x, y)[0, 1] if np.ptp(x) * np.ptp(y) > 0 else 0.0
             r_low, r_high = (1.0, 1.0) if (x == y).all() else correlation_interval(r, len(x))
-            note = ("identical by construction: the difference is always 0" if (x == y).all() else "helps" if low > 1
+            note = ("identical by construction: the difference is always 0" if (x == y).all()
+                    else "neither varies: there is nothing to reduce" if np.isnan(ratio) else "helps" if low > 1
                     else "does not help" if ratio <= 1 else f"helped, but {len(x)} pairs leave it open")
             rows.append(keys | dict(a=s, b=t, r=r, ratio=ratio, ci_low=low, ci_high=high, helps=bool(ratio > 1),
                                     n=len(x), r_low=r_low, r_high=r_high, note=note))
     out = pd.DataFrame(rows)
-    _warn_no_help(out[~out["helps"]])
+    _warn_no_help(out[out["ratio"] <= 1])
     return out
 
 def _warn_no_help(rows):
