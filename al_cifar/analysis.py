@@ -7,18 +7,18 @@ __all__ = ['aulc', 'check_keys', 'check_results', 'condition_order', 'condition_
            'interval_factor', 'label_savings', 'labels_to_reach', 'learning_curves', 'mean_aulc', 'paired_values',
            'return_on_investment', 'sort_rows', 'strategy_order', 'strategy_tables', 'toy_results',
            'with_condition_text', 'COLUMNS', 'ORDER', 'against_baseline', 'anova', 'blocked_anova', 'cohens_d',
-           'critical_difference', 'equivalence', 'holm', 'independent_t_test', 'need_groups', 'noise_interaction',
-           'paired_differences', 'paired_t', 'penalty_matrix', 'probability_of_improvement', 'sphericity', 'tukey_hsd',
-           'anova_replications', 'bootstrap_differences', 'correlation_interval', 'curve_bands', 'describe_detectable',
-           'detectable_difference', 'difference_bands', 'max_t_factor', 'paired_variances', 'plan_replications',
-           'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'variance_ratio',
-           'variance_reduction', 'alt_text', 'condition_label', 'dataset_of', 'plot_areas', 'plot_critical_difference',
-           'plot_difference_curves', 'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio',
-           'rank_groups', 'save_figure', 'spread', 'strategy_style', 'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE',
-           'best_design', 'best_evaluators', 'component_estimates', 'describe_evaluators', 'difference_limits',
-           'evaluator_areas', 'evaluator_gain', 'evaluator_tables', 'gain_bound', 'mean_squares', 'measured_costs',
-           'need_evaluators', 'plan', 'plot_evaluator_gain', 'variance_components', 'plot_variance_change',
-           'shared_replications', 'variance_change']
+           'critical_difference', 'equivalence', 'holm', 'independent_t_test', 'need_groups', 'need_spread',
+           'noise_interaction', 'paired_differences', 'paired_t', 'penalty_matrix', 'probability_of_improvement',
+           'sphericity', 'tukey_hsd', 'anova_replications', 'bootstrap_differences', 'correlation_interval',
+           'curve_bands', 'describe_detectable', 'detectable_difference', 'difference_bands', 'max_t_factor',
+           'paired_variances', 'plan_replications', 'replications_needed', 'sd_upper', 'smallest_difference',
+           't_test_power', 'variance_ratio', 'variance_reduction', 'alt_text', 'condition_label', 'dataset_of',
+           'plot_areas', 'plot_critical_difference', 'plot_difference_curves', 'plot_learning_curves',
+           'plot_penalty_matrix', 'plot_variance_ratio', 'rank_groups', 'save_figure', 'spread', 'strategy_style',
+           'COLOURS', 'DASHES', 'KNOWN', 'MORE', 'STYLE', 'best_design', 'best_evaluators', 'component_estimates',
+           'describe_evaluators', 'difference_limits', 'evaluator_areas', 'evaluator_gain', 'evaluator_tables',
+           'gain_bound', 'mean_squares', 'measured_costs', 'need_evaluators', 'plan', 'plot_evaluator_gain',
+           'variance_components', 'plot_variance_change', 'shared_replications', 'variance_change']
 
 # %% ../nbs/07_analysis.ipynb #906fdf93
 from .curves import (aulc, check_keys, check_results, condition_order, condition_text,
@@ -27,7 +27,7 @@ from .curves import (aulc, check_keys, check_results, condition_order, condition
                              strategy_order, strategy_tables, toy_results, with_condition_text, COLUMNS,
                              ORDER)
 from .inference import (against_baseline, anova, blocked_anova, cohens_d, critical_difference,
-                                equivalence, holm, independent_t_test, need_groups, noise_interaction,
+                                equivalence, holm, independent_t_test, need_groups, need_spread, noise_interaction,
                                 paired_differences, paired_t, penalty_matrix, probability_of_improvement,
                                 sphericity, tukey_hsd)
 from .design import (anova_replications, bootstrap_differences, correlation_interval, curve_bands,
@@ -50,7 +50,7 @@ _all_ = ["aulc", "check_keys", "check_results", "condition_order", "condition_te
          "mean_aulc", "paired_values", "return_on_investment", "sort_rows", "strategy_order",
          "strategy_tables", "toy_results", "with_condition_text", "COLUMNS", "ORDER",
          "against_baseline", "anova", "blocked_anova", "cohens_d", "critical_difference", "equivalence",
-         "holm", "independent_t_test", "need_groups", "noise_interaction", "paired_differences",
+         "holm", "independent_t_test", "need_groups", "need_spread", "noise_interaction", "paired_differences",
          "paired_t", "penalty_matrix", "probability_of_improvement", "sphericity", "tukey_hsd",
          "anova_replications", "bootstrap_differences", "correlation_interval", "curve_bands",
          "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor", "paired_variances",
