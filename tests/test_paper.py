@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from scipy import stats
 from test_published import CSV
 from test_run_experiment import PAPERMILL
 
@@ -45,10 +46,10 @@ def claims(out):
     return table
 
 
-def complete(protocol_gain=0.0):
+def complete(protocol_gain=0.0, replications=5):
     "A simulated study that has every condition, arm and measure."
     g, parts = np.random.default_rng(1), []
-    main = toy_results(conditions=(*RATES, "0.2"), rounds=20).replace({"condition": {"0.2": STOCHASTIC}})
+    main = toy_results(replications, conditions=(*RATES, "0.2"), rounds=20).replace({"condition": {"0.2": STOCHASTIC}})
     for columns in (dict(protocol="paper", crn=True), dict(protocol="paper", crn=False), dict(protocol="released", crn=True)):
         part = main[main.condition == STOCHASTIC] if columns["protocol"] == "released" else main
         parts.append(part.assign(accuracy=part.accuracy + protocol_gain*(columns["protocol"] == "released"), **columns))
@@ -59,7 +60,7 @@ def complete(protocol_gain=0.0):
     rest = ((df.n_labels - first)//9 + (df.replication + 1)*(df.n_labels > 100))
     counts = [" ".join(map(str, [a, *[b]*9])) for a, b in zip(first, rest)]
     wrong = g.binomial(df.n_labels - 100, 0.08)
-    assert runs.ngroups == 75 + 75 + 15
+    assert runs.ngroups == (15 + 15 + 3)*replications
     return df.assign(dataset="simulated", class_counts=counts, n_wrong=wrong, **{c: 1.0 for c in MEASURES if c.startswith("seconds")})
 
 
@@ -85,12 +86,15 @@ def test_on_the_results_of_this_repository(tmp_path):
 
 
 def test_a_complete_study_lacks_nothing(tmp_path):
-    complete(protocol_gain=0.01).to_csv(tmp_path/"rounds.csv", index=False)
+    complete(protocol_gain=0.01, replications=6).to_csv(tmp_path/"rounds.csv", index=False)
     code, seen, said = run(tmp_path, results=tmp_path/"rounds.csv")
     assert code == 0, seen
     assert ABSENT not in said and "not here" not in said, said
     table = claims(tmp_path)
     assert not re.search(r"\bnan\b", said, re.I) and set(table.verdict) <= {"reproduced", "not reproduced", OWN, "not tested"}
+    # a limit for five numbers and six replications of either arm, and labels that a strategy does not save
+    assert re.search(rf"random +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+ +[\d.]+ +{stats.t.isf(.025/5, 10):.1f}\n", said)
+    assert re.search(r"0\.15 least_confidence +6 +\d+ +\d+ +-\d+ +-\d+ +-\d+", said)
     # what the simulation was given: least confidence asks for one class twice as often
     assert table.verdict["skew"] == "reproduced" and re.search(r"least_confidence +[78]\.\d", said), "wrong labels come by chance"
     assert {path.stem for path in (tmp_path/"runs/paper").glob("*.svg")} == FIGURES
