@@ -8,7 +8,7 @@ import pytest
 from test_paper import complete, summaries
 
 from al_cifar import cifar10
-from al_cifar.published import AREAS, SUMMARIES, PublishedUnavailableError, fetch_published, read_published
+from al_cifar.paper.printed import AREAS, SUMMARIES, PublishedUnavailableError, fetch_published, read_published
 
 NAMES = {*SUMMARIES.values(), AREAS}
 

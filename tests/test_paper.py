@@ -12,10 +12,10 @@ from test_published import CSV
 from test_run_experiment import PAPERMILL
 
 from al_cifar.analysis import aulc, learning_curves, mean_aulc, toy_results, variance_reduction
-from al_cifar.bundle import MEASURES, load_results, save_rounds, tidy_rounds
+from al_cifar.study.results import MEASURES, load_results, save_rounds, tidy_rounds
 from al_cifar.data import load_data
 from al_cifar.loop import Config
-from al_cifar.published import (AREAS, PAPER, PRINTED, RATES, RATIOS, RELEASED, STOCHASTIC, SUMMARIES, area_of_means,
+from al_cifar.paper.printed import (AREAS, PAPER, PRINTED, RATES, RATIOS, RELEASED, STOCHASTIC, SUMMARIES, area_of_means,
                                 read_published)
 from al_cifar.study import grid, run_study
 

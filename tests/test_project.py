@@ -132,4 +132,4 @@ def test_wheel_works_without_the_checkout(tree, tmp_path):
     run("pip", "install", "--no-deps", "--no-index", "--quiet", "--target", site, *tmp_path.glob("*.whl"))
     run("python", "-c", SIMULATE, str(site), cwd=tmp_path, PYTHONPATH=str(site))
     registered = next(site.glob("*.dist-info"))/"entry_points.txt"
-    assert "al_cifar.papermill_terminal:Engine" in registered.read_text()
+    assert "al_cifar.forms.terminal:Engine" in registered.read_text()

@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from al_cifar.experiment import Experiment
+from al_cifar.forms.experiment import Experiment
 from al_cifar.study import load_results, read_run
 
 TEMPLATE = ROOT/"nbs/run_experiment.ipynb"

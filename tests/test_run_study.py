@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from test_run_experiment import PAPERMILL
 
-from al_cifar.paper_study import PaperStudy
+from al_cifar.forms.paper_study import PaperStudy
 from al_cifar.study import load_results, status
 
 TEMPLATE = ROOT/"nbs/run_study.ipynb"
