@@ -85,7 +85,9 @@ class Server:
 
     def drips_header(self, handler):
         while not self.over.wait(.1):  # always something, never enough: no socket timeout sees this
-            try: handler.wfile.write(b"H"); handler.wfile.flush()
+            try:
+                handler.wfile.write(b"H")
+                handler.wfile.flush()
             except OSError: return
 
     def header_only(self, handler):

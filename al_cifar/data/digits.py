@@ -29,6 +29,7 @@ def load_digits() -> ImageData:
     y = torch.from_numpy(raw.target.astype(np.int64))
     test = torch.zeros(len(y), dtype=torch.bool)
     test[_spread(raw.target, 500)] = True
+    train = ~test
     classes = tuple("0123456789")
-    return ImageData("digits", x[~test], y[~test], x[test], y[test], classes,
+    return ImageData("digits", x[train], y[train], x[test], y[test], classes,
                      flip=False, source=("digits", None))

@@ -49,14 +49,16 @@ def _list_split(folder):
     if not classes: raise ValueError(f"{folder} must hold one folder per class, it holds none")
     return {name: _list_class(folder/name) for name in classes}
 
-# %% ../../nbs/data/folder.ipynb #eec1013b
+# %% ../../nbs/data/folder.ipynb #83049e19
 def _in_order(split, found):
     "Every file of `found` as 'split/class/file', by stem, then class."
-    pairs = [(name, file) for name, files in found.items() for file in files]
-    stem_then_class = lambda pair: (os.path.splitext(pair[1])[0], *pair)
-    return [f"{split}/{name}/{file}" for name, file in sorted(pairs, key=stem_then_class)]
+    pairs = []
+    for name, files in found.items(): pairs += [(name, file) for file in files]
+    stem = lambda file: os.path.splitext(file)[0]
+    pairs.sort(key=lambda pair: (stem(pair[1]), *pair))
+    return [f"{split}/{name}/{file}" for name, file in pairs]
 
-# %% ../../nbs/data/folder.ipynb #d79d12c1
+# %% ../../nbs/data/folder.ipynb #95cbb7c7
 def _list_folder(root):
     "`(classes, train, test)`: names of the classes, sorted, and files relative to `root`, in order."
     found = {split: _list_split(root/split) for split in ("train", "test")}
@@ -64,7 +66,8 @@ def _list_folder(root):
     if train != test:
         raise ValueError(f"train and test under {root} must hold the same classes; only in train: "
                          f"{sorted(train - test)}, only in test: {sorted(test - train)}")
-    return sorted(train), _in_order("train", found["train"]), _in_order("test", found["test"])
+    files = [_in_order(split, found[split]) for split in ("train", "test")]
+    return sorted(train), *files
 
 # %% ../../nbs/data/folder.ipynb #f76c9a6d
 def _decode(path):
@@ -126,5 +129,5 @@ def load_folder(root: Path # holds train/<class>/* and test/<class>/*
     try: return read_data(save_data(data, path))
     except (OSError, ValueError) as error:
         warnings.warn("the decoded images could not be cached, "
-                      f"so the next load decodes them again: {error}", stacklevel=3)
+                      f"so the next load decodes them again: {error}", stacklevel=3)  # load_data's caller
         return data

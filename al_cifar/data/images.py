@@ -54,14 +54,20 @@ def _are_names(value):
     if not (isinstance(value, tuple) and all(isinstance(name, str) for name in value)): return False
     return len(set(value)) == len(value) > 1
 
-# %% ../../nbs/data/images.ipynb #30770022
-_FACTS = {  # field: (what it must be, is it?)
-    "name": ("a non-empty string", lambda v: isinstance(v, str) and v != ""),
-    "classes": ("a tuple of two or more different names", _are_names),
-    "pad": ("None or a whole number of pixels >= 0", lambda v: v is None or (type(v) is int and v >= 0)),
-    "flip": ("True or False", lambda v: type(v) is bool),
-    "source": ("None or a (kind, place) pair", lambda v: v is None or (isinstance(v, tuple) and len(v) == 2))}
+# %% ../../nbs/data/images.ipynb #771c2ddb
+_is_name = lambda value: isinstance(value, str) and value != ""
+_is_length = lambda value: value is None or (type(value) is int and value >= 0)
+_is_switch = lambda value: type(value) is bool
+_is_source = lambda value: value is None or (isinstance(value, tuple) and len(value) == 2)
 
+_FACTS = {  # field: (what it must be, is it?)
+    "name": ("a non-empty string", _is_name),
+    "classes": ("a tuple of two or more different names", _are_names),
+    "pad": ("None or a whole number of pixels >= 0", _is_length),
+    "flip": ("True or False", _is_switch),
+    "source": ("None or a (kind, place) pair", _is_source)}
+
+# %% ../../nbs/data/images.ipynb #d793bfe0
 def _check_data(data):
     "Raise unless every field of `data` is valid and they fit together."
     for field, (allowed, good) in _FACTS.items():
