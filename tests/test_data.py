@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from al_cifar import cifar10, data
+from al_cifar import data
+from al_cifar.data import download
 
 PER_BATCH = 4
 
@@ -84,7 +85,9 @@ class Server:
 
     def drips_header(self, handler):
         while not self.over.wait(.1):  # always something, never enough: no socket timeout sees this
-            try: handler.wfile.write(b"H"); handler.wfile.flush()
+            try:
+                handler.wfile.write(b"H")
+                handler.wfile.flush()
             except OSError: return
 
     def header_only(self, handler):
@@ -122,8 +125,8 @@ def server(monkeypatch):
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(files["batches.meta"])})
     monkeypatch.delenv("AL_CIFAR_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cifar10, "_DEADLINE", 0.5)
-    monkeypatch.setattr(cifar10, "_STALL", 0.5)
+    monkeypatch.setattr(download, "_DEADLINE", 0.5)
+    monkeypatch.setattr(download, "_STALL", 0.5)
     yield server
     server.close()
 
@@ -183,7 +186,7 @@ def test_damaged_archive_is_fetched_again(server, tmp_path):
     ("drips_header", "no answer from"), ("header_only", "no answer from"), ("stalls", "timed out")])
 def test_bad_network_then_retry(server, tmp_path, monkeypatch, how, reason):
     if how != "stalls":  # the deadline must end it, not the socket
-        monkeypatch.setattr(cifar10, "_STALL", 20.0)
+        monkeypatch.setattr(download, "_STALL", 20.0)
     server.reply = getattr(server, how)
     start = time.perf_counter()
     with pytest.raises(data.DataUnavailableError, match=reason) as error:
@@ -228,7 +231,7 @@ def test_offline_opens_no_socket(server, tmp_path, monkeypatch, on_disk):
     def never(*args, **kw): raise AssertionError("the network was touched")
     for name in "socket", "getaddrinfo", "create_connection":
         monkeypatch.setattr(socket, name, never)
-    monkeypatch.setattr(cifar10, "urlopen", never)
+    monkeypatch.setattr(download, "urlopen", never)
     monkeypatch.setenv("AL_CIFAR_OFFLINE", "1")
     with pytest.raises(data.DataUnavailableError, match="AL_CIFAR_OFFLINE is set"):
         data.load_data("cifar10", tmp_path)

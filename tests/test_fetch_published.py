@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 from test_paper import complete, summaries
 
-from al_cifar import cifar10
+from al_cifar.data import download
 from al_cifar.paper.printed import AREAS, SUMMARIES, PublishedUnavailableError, fetch_published, read_published
 
 NAMES = {*SUMMARIES.values(), AREAS}
@@ -82,7 +82,7 @@ def test_wrong_file_on_disk_is_named(server, tmp_path):
 def test_nobody_answers(tmp_path, monkeypatch):
     monkeypatch.delenv("AL_CIFAR_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cifar10, "_DEADLINE", 0.5)
+    monkeypatch.setattr(download, "_DEADLINE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with pytest.raises(PublishedUnavailableError, match="no answer from"):
             fetch_published(tmp_path/"here", source=f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from scipy.integrate import trapezoid
 
-from ..data.cifar10 import download, offline
+from ..data.download import download, offline
 from ..analysis import (STYLE, alt_text, condition_label, condition_text, plot_learning_curves, sort_rows,
                                strategy_style)
 from ..strategies import PAPER_NAMES
