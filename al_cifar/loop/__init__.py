@@ -19,14 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .config import (NUMBERS, PRESETS, PROTOCOLS, WORD, Config, check_choice, check_config, check_fields, check_number,
+from .config import (KMEANS, NUMBERS, PRESETS, PROTOCOLS, WORD, Config, check_choice, check_config, check_fields, check_number,
                              choices, streams_of)
 from ..crn import Streams
 from ..model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, estimate_norms, fold,
                             infer, pick, threads, train)
 from ..oracle import ORACLES
 from ..strategies.stacked_kmeans import stacked_kmeans, stacked_nearest
-from ..strategies import KMEANS, PoolView, select, sources_of
+from ..strategies import PoolView, select, sources_of
 
 # %% ../../nbs/05_loop.ipynb #3b389978
 _all_ = ["NUMBERS", "PRESETS", "PROTOCOLS", "WORD", "Config", "check_choice", "check_config", "check_fields", "check_number", "choices",
@@ -219,7 +219,7 @@ def pool_view(run, data, learners, m):
         return np.float32(2)*(g.random((len(run.mask), 128), dtype=np.float32)[pool] < .5)
 
     return PoolView(pool, run.priority[pool], data.n_classes, run.round, run.labels[labelled], forward=lambda: outputs(pool),
-                    labelled_forward=lambda: outputs(labelled)[1], images=lambda: data.x_train[torch.from_numpy(pool)],
+                    labelled_forward=lambda: outputs(labelled), images=lambda: data.x_train[torch.from_numpy(pool)],
                     masks=masks, classify=lambda h: learners.classify(m, h))
 
 # %% ../../nbs/05_loop.ipynb #08839ad5
@@ -248,8 +248,8 @@ def query(run, data, learners, m, seconds):
     "What `run` asks about next, (k,) dataset indices, looking at member `m` of `learners`."
     if run.wanted <= 0: return np.array([], dtype=np.int64)
     view, begin = pool_view(run, data, learners, m), perf_counter()
-    variant = KMEANS[run.config.kmeans] if run.config.strategy == "kmeans" else None
-    picks = select(run.config.strategy, view, run.wanted, run.streams("query", run.round), variant)
+    text = KMEANS[run.config.kmeans] if run.config.strategy == "kmeans" else run.config.strategy
+    picks = select(text, view, run.wanted, run.streams("query", run.round))
     seconds["score"] += view.score_seconds
     seconds["select"] += perf_counter() - begin - view.score_seconds
     return view.index[picks]

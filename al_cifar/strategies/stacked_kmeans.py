@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATIO', 'PATIENCE', 'kmeans_plus_plus', 'assign', 'move', 'reassign', 'track', 'Fit', 'begin', 'step',
            'minibatch_kmeans', 'first_draws', 'check_points', 'check_generators', 'stacked_kmeans', 'stacked_inertia',
-           'stacked_nearest']
+           'stacked_nearest', 'kmeans_together']
 
 # %% ../../nbs/strategies/stacked_kmeans.ipynb #93b3fd12
 from numbers import Integral
@@ -202,3 +202,12 @@ def stacked_nearest(x, centroids, chunk=16):
             distance = torch.baddbmm(norms[:, None], centroids[:, j:j + chunk], x.mT, alpha=-2)
         taken[:, j] = distance[:, j % chunk].scatter_(1, taken[:, :j], torch.inf).argmin(1)
     return taken
+
+# %% ../../nbs/strategies/stacked_kmeans.ipynb #9ac1f5d2
+def kmeans_together(
+    embeddings: torch.Tensor,  # (M, n, d), each member in the order of priority
+    k: int,
+    generators: list,          # M of numpy.random.Generator
+) -> torch.Tensor:             # (M, k) int64 rows, distinct within a member
+    "What the strategy `kmeans` picks for M pools of equal size, on their device."
+    return stacked_nearest(embeddings, stacked_kmeans(embeddings, k, generators))

@@ -25,7 +25,7 @@ from ..loop import Config, check_config, pick_device
 from ..model import Epoch, SimpleCNN, draw_weights, fold, infer, threads, train
 from .progress import ProgressBar, Watch, note_plan, status
 from .runs import failed_file, finished, header, read_run, run_id, run_one, side_file
-from ..strategies import STRATEGIES
+from ..strategies import sources_of
 from .workers import process_pool, run_on, task_of
 
 # %% ../../nbs/06_study.ipynb #b7555d0f
@@ -46,7 +46,7 @@ def grid(base, **axes):
 def images_of(config, data):
     "Images a run trains on, and images it scores; at most, where a training may stop early."
     sizes = [*range(config.initial, config.budget, config.batch), config.budget]
-    pool = sum(len(data.y_train) - n for n in sizes[:-1]) if STRATEGIES[config.strategy].needs else 0
+    pool = sum(len(data.y_train) - n for n in sizes[:-1]) if sources_of(config.strategy) else 0
     stopping = (config.epochs - 1)*sum(sizes) if config.stopping == "plateau" else 0  # each epoch but the first is looked at
     return config.evaluators*config.epochs*sum(sizes), config.evaluators*(len(sizes)*len(data.y_test) + stopping) + pool
 

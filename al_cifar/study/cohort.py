@@ -16,7 +16,8 @@ from filelock import Timeout
 
 from ..loop import Config, lockstep, pick_device, start_run
 from .runs import failed_file, finished, open_run
-from ..strategies import own_source
+from ..components import own_code
+from ..strategies import STRATEGIES
 from .workers import run_here
 
 # %% ../../nbs/study/cohort.ipynb #5e75fe02
@@ -71,7 +72,7 @@ def durable_cohort(jobs, together=None):
     with ExitStack() as stack:
         opened = {}
         for path, (config, data) in jobs.items():
-            try: opened[path] = stack.enter_context(open_run(config, data, path, own_source(config.strategy), 0, f"cohort of {len(jobs)}"))
+            try: opened[path] = stack.enter_context(open_run(config, data, path, own_code(STRATEGIES, config.strategy), 0, f"cohort of {len(jobs)}"))
             except Timeout: pass
         for done in sorted({len(records) for records, _ in opened.values()}):
             paths = [path for path, (records, _) in opened.items() if len(records) == done]

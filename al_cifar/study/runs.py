@@ -29,7 +29,8 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..crn import STREAMS_VERSION
 from ..loop import Config, drawn_epsilon, initial_set, pick_device, simulate, streams_of
-from ..strategies import own_source
+from ..components import own_code
+from ..strategies import STRATEGIES
 
 # %% ../../nbs/study/runs.ipynb #ec8fcfd2
 def config_facts(config):
@@ -41,7 +42,8 @@ def run_id(config, data):
     default = config_facts(Config())
     facts = {k: v for k, v in config_facts(config).items() if v != default[k] and k not in ("device", "dataset")}
     facts |= {"dataset": data.name, "fingerprint": data.fingerprint, "streams": STREAMS_VERSION}
-    if own_source(config.strategy): facts["source"] = own_source(config.strategy)
+    own = own_code(STRATEGIES, config.strategy)
+    if own: facts["source"] = own
     digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return f"{config.strategy}-{'u' if config.stochastic else 'e'}{config.epsilon!r}-r{config.replication}-{digest}"
 
