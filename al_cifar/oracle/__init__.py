@@ -10,5 +10,5 @@ from .annotator import ORACLES, Annotator, check_labels
 from .trial import check_oracle
 from .uniform import UniformNoise, wrong_class
 
-# %% ../../nbs/00_oracle.ipynb #84574ace
+# %% ../../nbs/00_oracle.ipynb #ca17eaaf
 _all_ = ["ORACLES", "Annotator", "check_labels", "check_oracle", "UniformNoise", "wrong_class"]

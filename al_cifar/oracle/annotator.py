@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORACLES', 'check_labels', 'Annotator']
 
-# %% ../../nbs/oracle/annotator.ipynb #e3137641
+# %% ../../nbs/oracle/annotator.ipynb #73dc11d8
 from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,10 +14,10 @@ import numpy as np
 
 from ..components import Register
 
-# %% ../../nbs/oracle/annotator.ipynb #94cd53f7
+# %% ../../nbs/oracle/annotator.ipynb #28a5c8a6
 ORACLES = Register("oracle")
 
-# %% ../../nbs/oracle/annotator.ipynb #1ac33024
+# %% ../../nbs/oracle/annotator.ipynb #e80e1b43
 def check_labels(
     y: np.ndarray,   # int labels of any shape
     n_classes: int,
@@ -30,17 +30,17 @@ def check_labels(
         raise ValueError(f"labels must be in 0..{n_classes - 1}, got {y.flat[bad[0]]} at position {bad[0]}")
     return y.astype(np.int64)
 
-# %% ../../nbs/oracle/annotator.ipynb #3a8220f6
+# %% ../../nbs/oracle/annotator.ipynb #2265933f
 def _truth_at(index, y):
     "Labels of the images 0 to max(index), those of `index` being `y`. Raises `ValueError`."
     if index.shape != y.shape or index.dtype.kind not in "iu" or (index < 0).any():
         raise ValueError(f"index must hold a whole number from 0 for each of {y.size} labels, got {index}")
     truth = np.zeros(index.max(initial=-1) + 1, np.int64)
     truth[index] = y
-    if (truth[index] != y).any(): raise ValueError("y must hold one label for each image, got two for one image")
+    if (truth[index] != y).any(): raise ValueError("y must hold one label for each image, got two for one")
     return truth
 
-# %% ../../nbs/oracle/annotator.ipynb #948c852a
+# %% ../../nbs/oracle/annotator.ipynb #159bd5fe
 def _as_questions(y, u, v, index, answered):
     "The truth about these images, and the arguments of `answer`."
     u, v = np.asarray(u), np.asarray(v)
@@ -51,15 +51,17 @@ def _as_questions(y, u, v, index, answered):
     answered = counting if answered is None else np.ravel(answered)
     return _truth_at(index, y.ravel()), index, u.ravel(), v.ravel(), answered
 
-# %% ../../nbs/oracle/annotator.ipynb #53494e27
+# %% ../../nbs/oracle/annotator.ipynb #3bfc5db8
+_BOUND = dict(default=None, init=False, repr=False, compare=False)  # a field that on sets
+
 @dataclass(frozen=True)
 class Annotator:
     "Base of all annotators: a subclass defines `wrong`, and `rate` if that is not `epsilon`."
     epsilon: float       # the level of noise, in [0, 1]
     n_classes: int = 10  # at least 2
-    y: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)  # (N,), set by on
-    data: object = field(default=None, init=False, repr=False, compare=False)          # set by on
-    has_level: ClassVar[bool] = True  # False: epsilon has no meaning and must be 0
+    y: np.ndarray | None = field(**_BOUND)  # (N,) true labels of all images
+    data: object = field(**_BOUND)          # the ImageData that the images belong to
+    has_level: ClassVar[bool] = True        # False: epsilon has no meaning and must be 0
 
     def __post_init__(self):
         if not 0 <= self.epsilon <= 1: raise ValueError(f"epsilon must be in [0, 1], got {self.epsilon!r}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'CLAUSES', 'Trial', 'make_trial', 'check_oracle']
 
-# %% ../../nbs/oracle/trial.ipynb #f9dc6c53
+# %% ../../nbs/oracle/trial.ipynb #13573702
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from .annotator import ORACLES, Annotator
 
-# %% ../../nbs/oracle/trial.ipynb #ddba5dd6
+# %% ../../nbs/oracle/trial.ipynb #d5ef4df1
 class Trial(NamedTuple):
     "Questions to an annotator, in this order."
     make: Callable        # makes a new annotator, bound to all true labels
@@ -28,7 +28,7 @@ class Trial(NamedTuple):
         "The annotator's answers to these `rows` of the questions."
         return annotator.answer(self.index[rows], self.u[rows], self.v[rows], self.answered[rows])
 
-# %% ../../nbs/oracle/trial.ipynb #b25477d0
+# %% ../../nbs/oracle/trial.ipynb #67ce8efa
 def make_trial(
     make: Callable,       # makes an annotator from (epsilon, n_classes)
     epsilon: float,       # its level
@@ -44,41 +44,45 @@ def make_trial(
     bound = lambda: make(epsilon, n_classes).on(y, data)
     return Trial(bound, y[index], n_classes, index, u, v, np.arange(len(index)))
 
-# %% ../../nbs/oracle/trial.ipynb #007654df
+# %% ../../nbs/oracle/trial.ipynb #5b35c035
 def _keeps_inputs(trial):
     arrays = (trial.index, trial.u, trial.v, trial.answered)
     before = [a.copy() for a in arrays]
     trial.ask(trial.make())
     return all(map(np.array_equal, arrays, before))
 
-# %% ../../nbs/oracle/trial.ipynb #3c118280
+# %% ../../nbs/oracle/trial.ipynb #2621e211
 def _declares_rates(trial):
     rate = trial.make().rate(trial.index, trial.answered)
-    one_float_each = rate.shape == trial.index.shape and rate.dtype.kind == "f"
-    return one_float_each and bool(((rate >= 0) & (rate <= 1)).all())
+    if not isinstance(rate, np.ndarray) or rate.dtype.kind != "f": return False
+    in_range = (rate >= 0) & (rate <= 1)  # False for nan
+    return rate.shape == trial.index.shape and bool(in_range.all())
 
-# %% ../../nbs/oracle/trial.ipynb #8addf889
+# %% ../../nbs/oracle/trial.ipynb #bd2da503
 def _are_labels(labels, trial):
-    fits = labels.dtype == np.int64 and labels.shape == trial.index.shape
-    return fits and bool(((labels >= 0) & (labels < trial.n_classes)).all())
+    "Whether there is one label for each image: int64, and a class that there is."
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.int64: return False
+    are_classes = (labels >= 0) & (labels < trial.n_classes)
+    return labels.shape == trial.index.shape and bool(are_classes.all())
 
 def _gives_labels(trial):
     annotator = trial.make()
     given, wrong = trial.ask(annotator), annotator.wrong(trial.index, trial.v)
     return _are_labels(given, trial) and _are_labels(wrong, trial)
 
-# %% ../../nbs/oracle/trial.ipynb #e48a7781
+# %% ../../nbs/oracle/trial.ipynb #4990ca9b
 GRID = np.r_[0, (np.arange(1000) + .5)/1000, np.nextafter(1, 0)]  # of v
 
 def _wrong_on_grid(trial):
     "The wrong class of each image at each `v` of the grid, (n, len(GRID))."
-    index, v = np.repeat(trial.index, len(GRID)), np.tile(GRID, len(trial.index))
+    index = np.repeat(trial.index, len(GRID))
+    v = np.tile(GRID, len(trial.index))
     return trial.make().wrong(index, v).reshape(-1, len(GRID))
 
-# %% ../../nbs/oracle/trial.ipynb #5b743495
+# %% ../../nbs/oracle/trial.ipynb #5a77daab
 def _wrong_is_wrong(trial): return not (_wrong_on_grid(trial) == trial.y[:, None]).any()
 
-# %% ../../nbs/oracle/trial.ipynb #1f62ed3f
+# %% ../../nbs/oracle/trial.ipynb #e0534a9e
 def _errs_below_rate(trial):
     annotator = trial.make()
     rate = annotator.rate(trial.index, trial.answered)
@@ -88,34 +92,37 @@ def _errs_below_rate(trial):
         if not np.array_equal(given != trial.y, u < rate): return False
     return True
 
-# %% ../../nbs/oracle/trial.ipynb #dadcbc63
+# %% ../../nbs/oracle/trial.ipynb #22f59a31
 def _repeats(trial):
     annotator = trial.make()
     first, again, anew = (trial.ask(a) for a in (annotator, annotator, trial.make()))
     return np.array_equal(first, again) and np.array_equal(first, anew)
 
-# %% ../../nbs/oracle/trial.ipynb #a263af25
+# %% ../../nbs/oracle/trial.ipynb #ec06b45a
 def _ignores_order(trial):
-    annotator, order = trial.make(), np.random.default_rng(1).permutation(len(trial.index))
+    annotator = trial.make()
+    order = np.random.default_rng(1).permutation(len(trial.index))
     return np.array_equal(trial.ask(annotator)[order], trial.ask(annotator, order))
 
-# %% ../../nbs/oracle/trial.ipynb #71ab8b45
+# %% ../../nbs/oracle/trial.ipynb #514598e8
 def _resumes(trial):
     n = len(trial.index)
     before, after = trial.make(), trial.make()
-    pieces = [trial.ask(before if i < n//2 else after, slice(i, i + 1)) for i in range(n)]
+    annotators = [before]*(n//2) + [after]*(n - n//2)
+    pieces = [trial.ask(annotator, [i]) for i, annotator in enumerate(annotators)]
     return np.array_equal(np.concatenate(pieces), trial.ask(trial.make()))
 
-# %% ../../nbs/oracle/trial.ipynb #af7e097e
+# %% ../../nbs/oracle/trial.ipynb #4ce2f3ad
 def _declared_law(trial):
     "Probability of each label about each image, (n, C)."
-    rate, wrong = trial.make().rate(trial.index, trial.answered), _wrong_on_grid(trial)
+    rate = trial.make().rate(trial.index, trial.answered)
+    wrong = _wrong_on_grid(trial)
     shares = [(wrong == c).mean(axis=1) for c in range(trial.n_classes)]
     law = rate[:, None]*np.stack(shares, axis=1)
     law[np.arange(len(rate)), trial.y] = 1 - rate
     return law
 
-# %% ../../nbs/oracle/trial.ipynb #39f927c4
+# %% ../../nbs/oracle/trial.ipynb #308a8888
 def _follows_law(trial, worlds=100):
     annotator, g = trial.make(), np.random.default_rng(2)
     law, images = _declared_law(trial), np.arange(len(trial.index))
@@ -128,7 +135,7 @@ def _follows_law(trial, worlds=100):
     error = np.sqrt(by_class @ (worlds*law*(1 - law)))
     return bool((abs(difference) <= 5*error + 3).all())
 
-# %% ../../nbs/oracle/trial.ipynb #aa0af2aa
+# %% ../../nbs/oracle/trial.ipynb #8861e583
 def _is_nested(trials):
     "Whether the answers of these trials, by rising level, are nested."
     labels = [trial.ask(trial.make()) for trial in trials]
@@ -137,14 +144,14 @@ def _is_nested(trials):
         if not np.array_equal(low[wrong], high[wrong]): return False
     return True
 
-# %% ../../nbs/oracle/trial.ipynb #e6a0aefa
+# %% ../../nbs/oracle/trial.ipynb #57e09383
 def _refuses(make, epsilon):
     "Whether `make` raises `ValueError` for this level."
     try: make(epsilon)
     except ValueError: return True
     return False
 
-# %% ../../nbs/oracle/trial.ipynb #f662931d
+# %% ../../nbs/oracle/trial.ipynb #df40cb7a
 CLAUSES = {
     "changes the arrays that it is given": _keeps_inputs,
     "declares a rate that is not one float in [0, 1] for each image": _declares_rates,
@@ -157,7 +164,7 @@ CLAUSES = {
     "answers in other shares than its rate and its wrong declare": _follows_law,
 }
 
-# %% ../../nbs/oracle/trial.ipynb #8dc21c45
+# %% ../../nbs/oracle/trial.ipynb #81ecf9a3
 def check_oracle(
     text: str,             # an annotator in ORACLES, such as tiring(pace=50.0)
     levels: tuple = (.05, .15, .5),  # rising values of epsilon; not used for an annotator without a level
@@ -166,7 +173,8 @@ def check_oracle(
 ) -> None:
     "Hold an annotator to the contract; an `AssertionError` names the annotator and the clause it broke."
     n_classes = n_classes if data is None else data.n_classes
-    make, has_level = ORACLES.make(text), ORACLES.find(text)[0].make.has_level
+    make, component = ORACLES.make(text), ORACLES.find(text)[0]
+    has_level = getattr(component.make, "has_level", True)
     bad_levels = (-.1, 1.1, float("nan")) if has_level else (-.1, 1.1, float("nan"), .1)
     for bad in bad_levels:
         assert _refuses(lambda epsilon: make(epsilon, n_classes), bad), f"{text} accepts epsilon={bad}"
