@@ -6,8 +6,9 @@
 __all__ = ['ORACLES', 'Annotator', 'check_labels', 'check_oracle', 'UniformNoise', 'wrong_class']
 
 # %% ../../nbs/00_oracle.ipynb #61f69b84
-from .annotator import ORACLES, Annotator, check_labels, check_oracle
+from .annotator import ORACLES, Annotator, check_labels
+from .trial import check_oracle
 from .uniform import UniformNoise, wrong_class
 
-# %% ../../nbs/00_oracle.ipynb #f5dac5ef
+# %% ../../nbs/00_oracle.ipynb #ca17eaaf
 _all_ = ["ORACLES", "Annotator", "check_labels", "check_oracle", "UniformNoise", "wrong_class"]

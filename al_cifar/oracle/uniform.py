@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wrong_class', 'UniformNoise']
 
-# %% ../../nbs/oracle/uniform.ipynb #b431b523
+# %% ../../nbs/oracle/uniform.ipynb #6c510942
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,11 @@ def wrong_class(
     rank = np.minimum((v*(n_classes - 1)).astype(np.int64), n_classes - 2)
     return rank + (rank >= y)
 
-# %% ../../nbs/oracle/uniform.ipynb #9c447a41
+# %% ../../nbs/oracle/uniform.ipynb #4fb0dcd6
 @ORACLES.register("uniform")
 @dataclass(frozen=True)
 class UniformNoise(Annotator):
-    "An annotator who is wrong with probability `epsilon`, every wrong class equally likely (paper, section 3.2)."
+    "Wrong with probability `epsilon`, every wrong class equally likely (paper, section 3.2)."
     def wrong(self, index: np.ndarray, v: np.ndarray) -> np.ndarray:
         "A class that is not the true one, (n,) int64."
         return wrong_class(self.y[index], v, self.n_classes)
