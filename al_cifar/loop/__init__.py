@@ -22,8 +22,8 @@ import torch
 from .config import (NUMBERS, PRESETS, PROTOCOLS, WORD, Config, check_choice, check_config, check_fields, check_number,
                              choices, streams_of)
 from ..crn import Streams
-from ..model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, estimate_norms, fold,
-                            infer, pick, threads, train)
+from ..model import (Epoch, Plateau, SimpleCNN, TailAverage, accuracy, augment, draw_weights, estimate_norms,
+                            infer, threads, train)
 from ..oracle import ORACLES
 from ..strategies.stacked_kmeans import stacked_kmeans, stacked_nearest
 from ..strategies import KMEANS, PoolView, select, sources_of
@@ -143,7 +143,7 @@ def plateau(training, data, x, y):
     run = training.run
     def measure(model, epoch):
         crops = draw_crops(data, run.streams("stopping", training.evaluator, run.round, epoch))
-        return accuracy(fold(model), augment(x, *(torch.from_numpy(a[run.labelled]).to(x.device) for a in crops), data.pad), y, run.config.precision)
+        return accuracy(model.fold(), augment(x, *(torch.from_numpy(a[run.labelled]).to(x.device) for a in crops), data.pad), y, run.config.precision)
     return Plateau(measure)
 
 def learn(trainings, data, x):
@@ -160,7 +160,7 @@ def learn(trainings, data, x):
     if tail or config.batch_norm == "labelled":
         of_all = images.transpose(0, 1).flatten(1, 2)
         model = tail.model(of_all) if tail else estimate_norms(model, of_all)
-    return fold(model)
+    return model.fold()
 
 # %% ../../nbs/05_loop.ipynb #cb41cb7d
 def in_halves(work, items):
@@ -186,13 +186,13 @@ class Learners:
 
     def predict(self, members):
         "Logits and embeddings of each of `members`, by one model."
-        found = infer(pick(self.model, members), self.x, precision=self.precision)
+        found = infer(self.model.pick(members), self.x, precision=self.precision)
         return zip(*(a.reshape(len(a), len(members), -1).unbind(1) for a in found))
 
     @torch.inference_mode()
     def classify(self, m, h):
         "Logits (n, C) that member `m` gives embeddings (n, 128); NumPy arrays."
-        return pick(self.model, [m]).classify(torch.from_numpy(h).to(self.x.device)).cpu().numpy()
+        return self.model.pick([m]).classify(torch.from_numpy(h).to(self.x.device)).cpu().numpy()
 
 # %% ../../nbs/05_loop.ipynb #2d5647ee
 def infer_augmented(model, data, g, x, precision="fp32", chunk=5000):
@@ -209,7 +209,7 @@ def pool_view(run, data, learners, m):
 
     def predictions():
         if not run.config.augment_scoring: return learners.outputs(m)  # of all images
-        return infer_augmented(pick(learners.model, [m]), data, run.streams("scoring", run.round), learners.x, learners.precision)
+        return infer_augmented(learners.model.pick([m]), data, run.streams("scoring", run.round), learners.x, learners.precision)
 
     def outputs(rows):
         with threads(n_threads): return [a[torch.from_numpy(rows).to(a.device)].cpu().numpy() for a in predictions()]
