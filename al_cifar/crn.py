@@ -25,6 +25,8 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "dropout":  (9, ("evaluator", "round", "pass")),
     "scoring":  (10, ("round",)),
     "stopping": (11, ("evaluator", "round", "epoch")),
+    "gumbel":   (12, ("round", "draw")),
+    "candidates": (13, ("round",)),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

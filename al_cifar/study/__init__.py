@@ -22,7 +22,7 @@ from .results import bundle, load_results, unbundle
 from .cohort import default_cohort, members_that_fit, run_cohorts
 from ..data import load_data
 from ..loop import Config, check_config, pick_device
-from ..model import Epoch, SimpleCNN, draw_weights, fold, infer, threads, train
+from ..model import Epoch, SimpleCNN, draw_weights, infer, threads, train
 from .progress import ProgressBar, Watch, note_plan, status
 from .runs import failed_file, finished, header, read_run, run_id, run_one, side_file
 from ..strategies import sources_of
@@ -72,7 +72,7 @@ def seconds_per_image(config, data, members=1):
 
     with threads(1):
         training = best(lambda: train(model, own_x, own_y, [epoch], pad=data.pad, lr=0, precision=config.precision))
-        return training, best(lambda: infer(fold(model), x, batch=n, precision=config.precision))
+        return training, best(lambda: infer(model.fold(), x, batch=n, precision=config.precision))
 
 # %% ../../nbs/06_study.ipynb #37201fb1
 def estimate(configs, data, workers=1, out_dir=None):

@@ -15,6 +15,7 @@ import torch
 from filelock import Timeout
 
 from ..loop import Config, lockstep, pick_device, start_run
+from ..model.learner import MODELS
 from .runs import failed_file, finished, open_run
 from ..components import own_code
 from ..strategies import STRATEGIES
@@ -38,10 +39,12 @@ def check_together(configs):
 # %% ../../nbs/study/cohort.ipynb #6dcd4cd8
 def bytes_per_member(config, data):
     "Device memory in bytes that one more member takes, an upper estimate: feature maps with their gradients, weights, predictions."
-    _, h, w = data.shape
-    maps = 6*52*h*w*min(config.train_batch, config.budget)       # float32, kept for the way back, and gradients on it
-    images = 3*h*w*config.budget                                   # labelled ones as float32 for a moment, uint8 twice
-    return 4*(maps + 2*images + 8*(60_000 + 64*128*h*w//64) + len(data.y_train)*(128 + data.n_classes))
+    cost = MODELS.make(config.model)(data.n_classes, data.shape, 1).cost()
+    maps = cost.train_bytes*min(config.train_batch, config.budget)
+    images = 4*data.x_train[0].numel()*config.budget    # labelled ones as float32 for a moment, uint8 twice
+    weights = 4*cost.weights                            # their gradients, Adam's moments, copies
+    predictions = 4*len(data.y_train)*(cost.width + data.n_classes)
+    return maps + 2*images + 8*weights + predictions
 
 def members_that_fit(config, data):
     "How many trainings to do in one model: 1 on a CPU, on a GPU what three quarters of its free memory hold."
