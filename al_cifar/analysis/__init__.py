@@ -26,21 +26,23 @@ from .frames import (check_keys, check_results, condition_order, condition_text,
                                       strategy_tables, toy_results, with_condition_text, COLUMNS, ORDER)
 from .curves import aulc, learning_curves, mean_aulc
 from .savings import label_savings, labels_to_reach, return_on_investment
-from .inference import anova, cohens_d, independent_t_test, need_groups, need_spread, tukey_hsd
+from .inference import (anova, cohens_d, independent_t_test, need_groups, need_spread,
+                                         tukey_hsd)
 from .paired import (against_baseline, equivalence, holm, paired_differences, paired_t,
                                       probability_of_improvement)
 from .blocks import (blocked_anova, critical_difference, noise_interaction, penalty_matrix,
                                       sphericity)
-from .design import (anova_replications, bootstrap_differences, correlation_interval, curve_bands,
-                                      describe_detectable, detectable_difference, difference_bands, max_t_factor,
-                                      paired_variances, plan_replications, replications_needed, sd_upper,
-                                      smallest_difference, t_test_power, variance_ratio, variance_reduction)
-from .plots import (alt_text, condition_label, dataset_of, plot_areas, plot_critical_difference,
-                                     plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
+from .design import (anova_replications, bootstrap_differences, correlation_interval,
+                                      curve_bands, describe_detectable, detectable_difference,
+                                      difference_bands, max_t_factor, paired_variances, plan_replications,
+                                      replications_needed, sd_upper, smallest_difference, t_test_power,
+                                      variance_ratio, variance_reduction)
+from .plots import (alt_text, condition_label, dataset_of, plot_areas,
+                                     plot_critical_difference, plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
                                      plot_variance_ratio, rank_groups, save_figure, spread, strategy_style,
                                      COLOURS, DASHES, KNOWN, MORE, STYLE)
-from .variance import (best_design, best_evaluators, component_estimates, describe_evaluators,
-                                        difference_limits, evaluator_areas, evaluator_gain, evaluator_tables,
+from .variance import (best_design, best_evaluators, component_estimates,
+                                        describe_evaluators, difference_limits, evaluator_areas, evaluator_gain, evaluator_tables,
                                         gain_bound, mean_squares, measured_costs, need_evaluators, plan,
                                         plot_evaluator_gain, variance_components)
 from .variance_change import plot_variance_change, shared_replications, variance_change
@@ -53,11 +55,12 @@ _all_ = ["check_keys", "check_results", "condition_order", "condition_text", "cu
          "aulc", "learning_curves", "mean_aulc",
          "label_savings", "labels_to_reach", "return_on_investment",
          "anova", "cohens_d", "independent_t_test", "need_groups", "need_spread", "tukey_hsd",
-         "against_baseline", "equivalence", "holm", "paired_differences", "paired_t", "probability_of_improvement",
+         "against_baseline", "equivalence", "holm", "paired_differences", "paired_t",
+         "probability_of_improvement",
          "blocked_anova", "critical_difference", "noise_interaction", "penalty_matrix", "sphericity",
          "anova_replications", "bootstrap_differences", "correlation_interval", "curve_bands",
-         "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor", "paired_variances",
-         "plan_replications", "replications_needed", "sd_upper", "smallest_difference", "t_test_power",
+         "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor",
+         "paired_variances", "plan_replications", "replications_needed", "sd_upper", "smallest_difference", "t_test_power",
          "variance_ratio", "variance_reduction",
          "alt_text", "condition_label", "dataset_of", "plot_areas", "plot_critical_difference",
          "plot_difference_curves", "plot_learning_curves", "plot_penalty_matrix", "plot_variance_ratio",

@@ -25,17 +25,16 @@ def sphericity(
     cov = centre @ np.cov(table, rowvar=False) @ centre
     return np.trace(cov)**2/((k - 1)*(cov**2).sum())
 
-# %% ../../nbs/analysis/blocks.ipynb #1736ba85
-def blocked_anova(
-    a: pd.DataFrame,           # areas, or tidy results: then round by round
-    value: str | None = None,  # column to compare; None: aulc if there is one, else accuracy
-) -> pd.DataFrame:             # a row per condition (and number of labels)
-    """Analysis of variance of strategies with replications as blocks, on those that have all strategies.
+# %% ../../nbs/analysis/blocks.ipynb #93f8b107
+def _two_way(full):
+    "The lines of strategy, replication and residual of the analysis of variance, as dicts."
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+    long = full.melt(var_name="strategy", ignore_index=False).reset_index()
+    model = ols("value ~ C(strategy) + C(replication)", long).fit()
+    return anova_lm(model).to_dict("records")
 
-    Columns: condition, n, sums of squares ss_ and degrees of freedom df_ of strategy, replication and residual,
-    F, p, partial_eta_squared, epsilon_gg, p_gg. If all strategies are identical by construction F is 0 and p is 1."""
-    return pd.DataFrame([keys | _blocked(keys, table) for keys, table in strategy_tables(a, value)])
-
+# %% ../../nbs/analysis/blocks.ipynb #fe0d35a0
 def _blocked(keys, table):
     full = table.dropna()
     lost = len(table) - len(full)
@@ -60,13 +59,39 @@ def _blocked(keys, table):
         epsilon_gg=epsilon,
         p_gg=stats.f.sf(F, *(epsilon*df)))
 
-def _two_way(full):
-    "The lines of strategy, replication and residual of the analysis of variance, as dicts."
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-    long = full.melt(var_name="strategy", ignore_index=False).reset_index()
-    model = ols("value ~ C(strategy) + C(replication)", long).fit()
-    return anova_lm(model).to_dict("records")
+# %% ../../nbs/analysis/blocks.ipynb #1736ba85
+def blocked_anova(
+    a: pd.DataFrame,           # areas, or tidy results: then round by round
+    value: str | None = None,  # column to compare; None: aulc if there is one, else accuracy
+) -> pd.DataFrame:             # a row per condition (and number of labels)
+    """Analysis of variance of strategies with replications as blocks, on those that have all strategies.
+
+    Columns: condition, n, sums of squares ss_ and degrees of freedom df_ of strategy, replication and
+    residual, F, p, partial_eta_squared, epsilon_gg, p_gg. If all strategies are identical by construction
+    F is 0 and p is 1."""
+    return pd.DataFrame([keys | _blocked(keys, table) for keys, table in strategy_tables(a, value)])
+
+# %% ../../nbs/analysis/blocks.ipynb #32d7c46f
+def _contrast(rates, contrast):
+    "The weight of each rate's gap in the change."
+    if contrast == "ends": return 1.0*(rates == rates.max()) - (rates == rates.min())
+    if contrast == "slope":
+        centred = rates - rates.mean()
+        return centred*np.ptp(rates)/(centred**2).sum()
+    raise ValueError(f"contrast is {contrast!r}; it must be 'ends' or 'slope'")
+
+# %% ../../nbs/analysis/blocks.ipynb #f52de001
+def _gaps(a, baseline, value):
+    "Strategy minus baseline at each error rate: dict of tables, replications x strategies."
+    if "n_labels" in a: raise ValueError("give areas, or one number of labels without the column n_labels")
+    gaps = {}
+    for keys, table in strategy_tables(a, value):
+        rate = error_rate(keys["condition"])
+        if rate is None or baseline not in table: continue
+        gaps[rate] = table.sub(table[baseline], axis=0)
+    if len(gaps) < 2:
+        raise ValueError(f"an interaction needs {baseline!r} at two error rates or more, not {list(gaps)}")
+    return gaps
 
 # %% ../../nbs/analysis/blocks.ipynb #850f1a0f
 def noise_interaction(
@@ -95,33 +120,13 @@ def noise_interaction(
     out = pd.DataFrame(rows).rename(columns=dict(diff="change")).drop(columns="d_z")
     return out.assign(p_holm=holm(out["p"]))
 
-def _gaps(a, baseline, value):
-    "Strategy minus baseline at each error rate: dict of tables, replications x strategies."
-    if "n_labels" in a: raise ValueError("give areas, or one number of labels without the column n_labels")
-    gaps = {}
-    for keys, table in strategy_tables(a, value):
-        rate = error_rate(keys["condition"])
-        if rate is None or baseline not in table: continue
-        gaps[rate] = table.sub(table[baseline], axis=0)
-    if len(gaps) < 2:
-        raise ValueError(f"an interaction needs {baseline!r} at two error rates or more, not {list(gaps)}")
-    return gaps
-
-def _contrast(rates, contrast):
-    "The weight of each rate's gap in the change."
-    if contrast == "ends": return 1.0*(rates == rates.max()) - (rates == rates.min())
-    if contrast == "slope":
-        centred = rates - rates.mean()
-        return centred*np.ptp(rates)/(centred**2).sum()
-    raise ValueError(f"contrast is {contrast!r}; it must be 'ends' or 'slope'")
-
 # %% ../../nbs/analysis/blocks.ipynb #03476d21
 def critical_difference(
     a: pd.DataFrame,           # as in blocked_anova; replications that lack a strategy are left out
     alpha: float = 0.05,
     value: str | None = None,
 ) -> pd.DataFrame:  # condition, strategy, n, mean_rank (1: highest value, ties share), cd, p_friedman
-    "Mean ranks of three strategies or more within replications, and Nemenyi's critical difference (Demšar 2006)."
+    "Mean ranks of three strategies or more within replications, with Nemenyi's critical difference."
     rows = []
     for keys, table in strategy_tables(a, value):
         full = table.dropna()

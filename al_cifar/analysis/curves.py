@@ -9,12 +9,13 @@ __all__ = ['learning_curves', 'aulc', 'mean_aulc']
 import warnings
 import numpy as np
 import pandas as pd
-from .frames import check_results, curve_table, interval_factor, sort_rows, with_condition_text
+from .frames import (check_results, curve_table, interval_factor, sort_rows,
+                                      with_condition_text)
 
 # %% ../../nbs/analysis/curves.ipynb #2c357377
 def learning_curves(
     df: pd.DataFrame,     # tidy results
-    interval: str = "t",  # "t": Student's quantile; "normal": the paper's 1.96, too narrow for few replications
+    interval: str = "t",  # "t": Student's quantile; "normal": the paper's 1.96, too narrow for few runs
 ) -> pd.DataFrame:        # condition, strategy, n_labels, n, mean, sd, ci_low, ci_high
     """Mean accuracy in [0, 1] with a 95 % interval (paper, Figures 1 and 2).
 

@@ -20,8 +20,9 @@ def need_groups(
 ) -> None:
     "Raise ValueError unless a table has enough strategies, each with two replications or more."
     where = ", ".join(f"{k} {v}" for k, v in keys.items())
-    if len(table.columns) < strategies:
-        raise ValueError(f"{where} has the strategies {list(table.columns)}; this compares {strategies} or more")
+    names = list(table.columns)
+    if len(names) < strategies:
+        raise ValueError(f"{where} has the strategies {names}; this compares {strategies} or more")
     few = [s for s in table if table[s].count() < 2]
     if few: raise ValueError(f"{where}: {few} have one replication; a test needs two or more of each")
 

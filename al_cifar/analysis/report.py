@@ -45,11 +45,11 @@ def final_table(
 def summary(
     results: pd.DataFrame,  # tidy results of one condition
 ) -> str:
-    "A few sentences on one condition: differences from random with 95 % t intervals, and what could be detected."
+    "A few sentences on one condition: differences from random, 95 % t intervals, what could be detected."
     areas = aulc(results)
     to_points = 100/areas.attrs["label_range"]
     means = areas.groupby("strategy", sort=False).aulc.mean()*to_points
-    lines = ["Mean accuracy over all rounds, the area under the learning curve (AULC) over its range of labels:"]
+    lines = ["Mean accuracy over all rounds = area under the learning curve (AULC) / range of labels:"]
     lines += [f"{name}: {mean:.2f} %" for name, mean in means.items()]
     if results.replication.nunique() < 2:
         lines.append("One replication: no interval, no test. Differences may be chance alone.")

@@ -33,6 +33,24 @@ def _first_crossing(n, y, accuracy):
     share = (accuracy - y[i-1])/(y[i] - y[i-1])
     return n[i-1] + share*(n[i] - n[i-1])
 
+# %% ../../nbs/analysis/savings.ipynb #385d5035
+def _saving(labels, baseline_labels):
+    saved = baseline_labels - labels
+    n, mean = len(saved), saved.mean()
+    half = interval_factor(n)*saved.std(ddof=1)/np.sqrt(n)
+    return dict(n=n, labels=labels.mean(), baseline_labels=baseline_labels.mean(),
+                saved=mean, ci_low=mean - half, ci_high=mean + half)
+
+# %% ../../nbs/analysis/savings.ipynb #64801374
+def _target(condition, part, accuracy):
+    "The accuracy to reach in one condition: `accuracy`, or the highest that all its runs reach."
+    best = part.groupby(["strategy", "replication"]).accuracy.max().min()
+    if accuracy is None: return best
+    if accuracy > best:
+        raise ValueError(f"accuracy {accuracy} is not reached by every run of condition {condition}; "
+                         f"choose at most {np.floor(best*1e4)/1e4}")
+    return accuracy
+
 # %% ../../nbs/analysis/savings.ipynb #351203d8
 def label_savings(
     df: pd.DataFrame,                # tidy results
@@ -49,35 +67,20 @@ def label_savings(
         if baseline not in table:
             raise ValueError(f"baseline {baseline!r} is not in condition {condition}: it has {list(table)}")
         others = table.columns.drop(baseline)
-        if not len(others): raise ValueError(f"condition {condition} has {baseline!r} only, nothing to compare with")
+        if not len(others):
+            raise ValueError(f"condition {condition} has {baseline!r} only, nothing to compare with")
         for strategy in others:
             keys = dict(condition=condition, strategy=strategy, accuracy=target)
             rows.append(keys | _saving(*paired_values(table, strategy, baseline)))
     return pd.DataFrame(rows)
-
-def _target(condition, part, accuracy):
-    "The accuracy to reach in one condition: `accuracy`, or the highest that all its runs reach."
-    best = part.groupby(["strategy", "replication"]).accuracy.max().min()
-    if accuracy is None: return best
-    if accuracy > best:
-        raise ValueError(f"accuracy {accuracy} is not reached by every run of condition {condition}; "
-                         f"choose at most {np.floor(best*1e4)/1e4}")
-    return accuracy
-
-def _saving(labels, baseline_labels):
-    saved = baseline_labels - labels
-    n, mean = len(saved), saved.mean()
-    half = interval_factor(n)*saved.std(ddof=1)/np.sqrt(n)
-    return dict(n=n, labels=labels.mean(), baseline_labels=baseline_labels.mean(),
-                saved=mean, ci_low=mean - half, ci_high=mean + half)
 
 # %% ../../nbs/analysis/savings.ipynb #93e100c8
 def return_on_investment(
     savings: pd.DataFrame,   # from label_savings
     cost_per_label: float,   # price of one label
     extra_cost: float,       # what using the strategy costs more, in the same currency: compute, engineering
-) -> pd.DataFrame:           # the savings with net and roi = net/extra_cost, and both again with _low and _high
-    """Savings in money: net = saved x cost_per_label - extra_cost; _low and _high are for the ends of the interval.
+) -> pd.DataFrame:           # savings with net and roi, and both for the ends of the interval: _low, _high
+    """Savings in money: net = saved x cost_per_label - extra_cost, roi = net/extra_cost.
 
     Raises ValueError unless both costs are above 0."""
     if not (cost_per_label > 0 and extra_cost > 0):
