@@ -38,12 +38,12 @@ from .design import (anova_replications, bootstrap_differences, correlation_inte
                                       replications_needed, sd_upper, smallest_difference, t_test_power,
                                       variance_ratio, variance_reduction)
 from .plots import (alt_text, condition_label, dataset_of, plot_areas,
-                                     plot_critical_difference, plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
-                                     plot_variance_ratio, rank_groups, save_figure, spread, strategy_style,
-                                     COLOURS, DASHES, KNOWN, MORE, STYLE)
+                                     plot_critical_difference, plot_difference_curves, plot_learning_curves,
+                                     plot_penalty_matrix, plot_variance_ratio, rank_groups, save_figure,
+                                     spread, strategy_style, COLOURS, DASHES, KNOWN, MORE, STYLE)
 from .variance import (best_design, best_evaluators, component_estimates,
-                                        describe_evaluators, difference_limits, evaluator_areas, evaluator_gain, evaluator_tables,
-                                        gain_bound, mean_squares, measured_costs, need_evaluators, plan,
+                                        describe_evaluators, difference_limits, evaluator_areas,
+                                        evaluator_gain, evaluator_tables, gain_bound, mean_squares, measured_costs, need_evaluators, plan,
                                         plot_evaluator_gain, variance_components)
 from .variance_change import plot_variance_change, shared_replications, variance_change
 from .report import accuracy_table, final_table, summaries, summary
@@ -60,7 +60,8 @@ _all_ = ["check_keys", "check_results", "condition_order", "condition_text", "cu
          "blocked_anova", "critical_difference", "noise_interaction", "penalty_matrix", "sphericity",
          "anova_replications", "bootstrap_differences", "correlation_interval", "curve_bands",
          "describe_detectable", "detectable_difference", "difference_bands", "max_t_factor",
-         "paired_variances", "plan_replications", "replications_needed", "sd_upper", "smallest_difference", "t_test_power",
+         "paired_variances", "plan_replications", "replications_needed", "sd_upper", "smallest_difference",
+         "t_test_power",
          "variance_ratio", "variance_reduction",
          "alt_text", "condition_label", "dataset_of", "plot_areas", "plot_critical_difference",
          "plot_difference_curves", "plot_learning_curves", "plot_penalty_matrix", "plot_variance_ratio",
