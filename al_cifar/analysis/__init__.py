@@ -43,8 +43,9 @@ from .plots import (alt_text, condition_label, dataset_of, plot_areas,
                                      spread, strategy_style, COLOURS, DASHES, KNOWN, MORE, STYLE)
 from .variance import (best_design, best_evaluators, component_estimates,
                                         describe_evaluators, difference_limits, evaluator_areas,
-                                        evaluator_gain, evaluator_tables, gain_bound, mean_squares, measured_costs, need_evaluators, plan,
-                                        plot_evaluator_gain, variance_components)
+                                        evaluator_gain, evaluator_tables, gain_bound, mean_squares,
+                                        measured_costs, need_evaluators, plan, plot_evaluator_gain,
+                                        variance_components)
 from .variance_change import plot_variance_change, shared_replications, variance_change
 from .report import accuracy_table, final_table, summaries, summary
 
