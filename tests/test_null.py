@@ -99,7 +99,7 @@ def test_intervals_of_the_mean_t_covers_and_the_papers_does_not(studies):
     near(covers(an.mean_aulc(a, "normal"), 0).mean(), 0.878, studies)
     df = curves(studies // 20, 5, correlation=0.0, seed=9)       # 20 independent rounds a study
     near(covers(an.learning_curves(df, "t"), 0.5).mean(), 0.95, studies)
-    near(covers(an.learning_curves(df), 0.5).mean(), 0.878, studies)
+    near(covers(an.learning_curves(df, "normal"), 0.5).mean(), 0.878, studies)
 
 
 @studies

@@ -15,9 +15,11 @@ import pandas as pd
 from itertools import combinations
 from scipy import optimize, stats
 from statsmodels.stats.power import FTestAnovaPower
-from .curves import (aulc, check_results, curve_table, interval_factor, paired_values, sort_rows,
-                             strategy_tables)
-from .inference import against_baseline, need_groups
+from .curves import aulc
+from .frames import (check_results, curve_table, interval_factor, paired_values, sort_rows,
+                                      strategy_tables)
+from .inference import need_groups
+from .paired import against_baseline
 
 # %% ../../nbs/analysis/design.ipynb #43c7aeb9
 def correlation_interval(r, n):

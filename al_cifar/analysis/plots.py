@@ -12,8 +12,8 @@ import numpy as np
 import matplotlib.pyplot as plt
 from pathlib import Path
 from zlib import crc32
-from .curves import (condition_order, error_rate, learning_curves, mean_aulc, strategy_order,
-                             with_condition_text)
+from .curves import learning_curves, mean_aulc
+from .frames import condition_order, error_rate, strategy_order, with_condition_text
 
 # %% ../../nbs/analysis/plots.ipynb #362d9688
 COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E00",

@@ -15,9 +15,10 @@ import matplotlib.pyplot as plt
 from itertools import combinations
 from scipy import stats
 from ..study.results import SECONDS, tidy_rounds
-from .curves import aulc, sort_rows, strategy_order, strategy_tables
+from .curves import aulc
+from .frames import sort_rows, strategy_order, strategy_tables
 from .design import smallest_difference
-from .inference import paired_t
+from .paired import paired_t
 from .plots import MORE, STYLE, _finish, _label_lines, condition_label
 
 # %% ../../nbs/analysis/variance.ipynb #1168da8c

@@ -10,7 +10,7 @@ import pandas as pd
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator
 from itertools import combinations
-from .curves import condition_order, strategy_tables
+from .frames import condition_order, strategy_tables
 from .design import paired_variances
 from .plots import MORE, STYLE, condition_label
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ExperimentError', 'readable_errors', 'Experiment', 'read_experiment', 'configs_of', 'output_folder', 'worker_count',
-           'describe_plan', 'expect', 'run_experiment', 'accuracy_table', 'summary']
+           'describe_plan', 'expect', 'run_experiment']
 
 # %% ../../nbs/forms/experiment.ipynb #6c686d0c
 from contextlib import contextmanager
@@ -13,8 +13,6 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from ..analysis import (aulc, describe_detectable, detectable_difference, learning_curves, paired_differences,
-                               strategy_order)
 from ..loop import PRESETS, Config, check_number, simulate
 from ..strategies import PAPER_NAMES, STRATEGIES
 from ..study import estimate, grid, process_pool, run_study
@@ -117,30 +115,3 @@ def run_experiment(configs, data, workers, out_dir):
     "Do what is missing, in this process or on `workers` of them; returns the run files."
     if workers == 1: return run_study(configs, out_dir, data)
     with process_pool(workers) as pool: return run_study(configs, out_dir, data, executor=pool)
-
-# %% ../../nbs/forms/experiment.ipynb #2eb81f21
-def accuracy_table(results, at=(100, 200, 500, 1000, 2000)):
-    "Mean test accuracy (%) and half its 95 % t interval per strategy: rows at the labels in `at`, first and last."
-    curves = learning_curves(results, "t")
-    sizes = sorted({curves.n_labels.min(), curves.n_labels.max(), *at} & set(curves.n_labels))
-    curves = curves[curves.n_labels.isin(sizes)]
-    half = (curves.ci_high - curves["mean"])*100
-    text = [f"{100*m:.1f}" + (f" ± {h:.1f}" if h == h else "") for m, h in zip(curves["mean"], half)]
-    table = curves.assign(text=text).pivot(index="n_labels", columns="strategy", values="text")
-    return table[strategy_order(results.strategy)]
-
-# %% ../../nbs/forms/experiment.ipynb #c4b5e508
-def summary(results):
-    "A few sentences on a tidy frame of one condition: differences with 95 % t intervals, and what could be detected."
-    areas, n = aulc(results), results.replication.nunique()
-    span = results.n_labels.max() - results.n_labels.min()
-    mean = areas.groupby("strategy", sort=False).aulc.mean()/span*100 if span else None
-    lines = [f"{name}: mean accuracy over all rounds {value:.2f} %" for name, value in mean.items()]
-    if n < 2: return "\n".join([*lines, "One replication: no interval, no test. Differences may be chance alone."])
-    if "random" in mean.index and len(mean) > 1:
-        for row in paired_differences(areas).itertuples():
-            low, high = sorted((row.ci_low/span*100, row.ci_high/span*100))
-            lines.append(f"{row.strategy} minus random: {row.diff/span*100:+.2f} points, 95 % interval {low:+.2f} "
-                         f"to {high:+.2f} (paired t test, p = {row.p:.2g}, Holm-adjusted {row.p_holm:.2g})")
-    if len(mean) > 1: lines.append(describe_detectable(detectable_difference(areas)))
-    return "\n".join(lines)

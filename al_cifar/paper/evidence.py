@@ -91,7 +91,7 @@ def read_released(path):
     if path is None: return None, None
     if Path(path).is_dir(): return None, read_published(path).curves
     runs, _ = whole_runs(read_table(path, NEEDED), "released")
-    return runs, learning_curves(runs)
+    return runs, learning_curves(runs, interval="normal")
 
 # %% ../../nbs/paper/evidence.ipynb #d47904ef
 def lacks(runs, condition, strategies=PAPER, replications=2):
@@ -123,8 +123,8 @@ def describe_arm(runs, name):
             *(f"{name}: {gap}, and is left out of what needs them" for gap in gaps)]
 
 def curves_of(runs):
-    "`learning_curves`, also of no runs."
-    if len(runs): return learning_curves(runs)
+    "`learning_curves` with the paper's own interval, 1.96 standard errors; also of no runs."
+    if len(runs): return learning_curves(runs, interval="normal")
     return pd.DataFrame(columns=["condition", "strategy", "n_labels", "n", "mean", "sd", "ci_low", "ci_high"])
 
 # %% ../../nbs/paper/evidence.ipynb #f55ac474
