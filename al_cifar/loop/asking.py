@@ -36,8 +36,14 @@ def in_halves(
 
 # %% ../../nbs/loop/asking.ipynb #603a570f
 class Predictions:
-    "What the members of a folded `model` predict for all images `x`; the members `asking` are done in one go."
-    def __init__(self, model: Learner, x: torch.Tensor, asking: set[int] = frozenset({0}), precision: str = "fp32"):
+    "What the members of a folded model predict for all images."
+    def __init__(
+        self,
+        model: Learner,                  # folded
+        x: torch.Tensor,                 # (N, 3, H, W) uint8, on the device
+        asking: set[int] = frozenset({0}),  # members whose predictions are made in one go
+        precision: str = "fp32",
+    ):
         self.model, self.x, self.asking, self.precision = model, x, asking, precision
         self.known = {}
 
@@ -54,7 +60,7 @@ class Predictions:
         return zip(per_member(logits), per_member(embeddings))
 
     def rows(self, m: int, rows: np.ndarray) -> list[np.ndarray]:
-        "Logits (n, C) and embeddings (n, d) of member `m` for the images `rows` alone, from what is known if it is."
+        "Logits (n, C) and embeddings (n, d) of member `m` for the images `rows` alone."
         if m in self.known: found = [a[torch.from_numpy(rows).to(a.device)] for a in self.known[m]]
         else: found = infer(self.model.pick([m]), self.x, rows, precision=self.precision)
         return [a.cpu().numpy() for a in found]

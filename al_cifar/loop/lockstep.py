@@ -122,7 +122,7 @@ def ask_all(
 
 # %% ../../nbs/loop/lockstep.ipynb #4ea6dfae
 def members_of(stacks: list[Stack], runs: list[Run], x: torch.Tensor) -> dict[tuple, Trained]:
-    "The trained member of every training, by identity; a stack's members that will be looked at are known to it."
+    "The trained member of every training, by identity."
     looking = {selector(run).identity for run in runs if will_look(run)}
     found = {}
     for trainings, model, _ in stacks:

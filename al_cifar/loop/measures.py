@@ -24,7 +24,7 @@ from .run import Run
 # %% ../../nbs/loop/measures.ipynb #460b7bc3
 @dataclass
 class Seen:
-    "What a round has seen: test logits of every evaluator, the selecting model, what was queried and answered."
+    "What a round has seen."
     run: Run
     data: ImageData
     tests: list[np.ndarray]  # (T, C) logits, one array per evaluator
@@ -90,7 +90,7 @@ def calibration_error(
     right: np.ndarray,       # (T,) bool
     bins: int = 15,
 ) -> float:
-    "Mean distance of confidence and accuracy over bins of confidence. Source: Guo et al. (2017), equation (3)."
+    "Mean distance of confidence and accuracy over bins of confidence (Guo et al. 2017, equation 3)."
     at = np.clip(np.ceil(confidence*bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(at, confidence - right, bins)).sum()/len(right))
 
@@ -134,4 +134,5 @@ def batch_spread(seen: Seen) -> float | None:
 def measures_table() -> str:
     "The measures as a Markdown table."
     lines = ["| measure | shape | meaning |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{name}` | {one.shape} | {one.meaning} |" for name, one in MEASURES.items()])
+    lines += [f"| `{name}` | {one.shape} | {one.meaning} |" for name, one in MEASURES.items()]
+    return "\n".join(lines)

@@ -24,7 +24,7 @@ def initial_set(
     g: np.random.Generator,
     stratified: bool = True,  # equally many images of each class; else uniform without replacement
 ) -> np.ndarray:              # (size,) int64 indices, ascending
-    "The images that are labelled at the start. Raises `ValueError`. Source: paper, section 3.1, third paragraph."
+    "The images that are labelled at the start (paper, section 3.1, third paragraph). Raises `ValueError`."
     key = g.random(len(y))
     if not stratified: return np.sort(key.argsort()[:size])
     quota = np.full(n_classes, size//n_classes)
@@ -111,7 +111,7 @@ def advance(
     queried = np.array(record["queried"], dtype=np.int64)
     again = (run.labels[queried] >= 0).any()
     if again or not np.array_equal(run.answers(queried), record["answers"]):
-        raise ValueError(f"the record of round {run.round} belongs to another run: its queries or answers differ")
+        raise ValueError(f"the record of round {run.round} belongs to another run: queries or answers differ")
     run.hear(queried)
     run.round += 1
     run.finished = len(queried) == 0

@@ -66,15 +66,19 @@ def _read_text(value):
     if not (isinstance(value, str) and value): raise Refused
     return value
 
+TEXT = Kind("a text, not empty", _read_text)
+
+# %% ../../nbs/loop/settings.ipynb #cfc410c3
 def _read_purposes(value):
     if isinstance(value, str) or not isinstance(value, Iterable): raise Refused
     purposes = tuple(value)
     for purpose in purposes: check_purpose(purpose)
     return purposes
 
-TEXT = Kind("a text, not empty", _read_text)
+def _read_sharing(value): return value if isinstance(value, bool) else _read_purposes(value)
+
 PURPOSES = Kind("a list of purposes of random numbers", _read_purposes)
-SHARING = Kind("True, False or a list of purposes", lambda value: value if isinstance(value, bool) else _read_purposes(value))
+SHARING = Kind("True, False or a list of purposes", _read_sharing)
 
 # %% ../../nbs/loop/settings.ipynb #4ca07e23
 ROLES = {
@@ -128,7 +132,7 @@ def settings_of(cls) -> dict[str, Setting]:
 
 # %% ../../nbs/loop/settings.ipynb #dadd10cf
 def read_settings(thing) -> None:
-    "Check every setting of the dataclass object `thing`, frozen or not, and put values into their proper types."
+    "Check every setting of a dataclass object, frozen or not, and put values into their proper types."
     for name, one in settings_of(type(thing)).items():
         object.__setattr__(thing, name, one.read(name, getattr(thing, name)))
 

@@ -56,7 +56,8 @@ def selector(run: Run) -> Training:
 
 def measured(run: Run) -> list[Training]:
     "The trainings whose models are tested, one per evaluator."
-    return [Training(run, evaluator, run.config.measured_labels) for evaluator in range(run.config.evaluators)]
+    config = run.config
+    return [Training(run, evaluator, config.measured_labels) for evaluator in range(config.evaluators)]
 
 # %% ../../nbs/loop/training.ipynb #07c1d402
 def draw_crops(
@@ -128,9 +129,10 @@ def fit(
     steps = config.epochs*-(-labels.shape[1]//config.train_batch)
     tail = TailAverage(steps) if config.averaging == "tail" else None
     stop = STOPPING.make(config.stopping)(look_at(trainings[0], data, images[0], labels[0]))
-    train(model, images, labels, epochs_of(trainings, data, x.device), pad=data.pad, fill=config.crop_fill,
-          loss=LOSSES.make(config.loss), batch=config.train_batch, lr=config.lr, weight_decay=config.weight_decay,
-          precision=config.precision, after_step=tail, after_epoch=stop)
+    epochs = epochs_of(trainings, data, x.device)
+    train(model, images, labels, epochs, pad=data.pad, fill=config.crop_fill, loss=LOSSES.make(config.loss),
+          batch=config.train_batch, lr=config.lr, weight_decay=config.weight_decay, precision=config.precision,
+          after_step=tail, after_epoch=stop)
     together = images.transpose(0, 1).flatten(1, 2)
     if tail: model = tail.model(together)
     elif config.batch_norm == "labelled": estimate_norms(model, together)
