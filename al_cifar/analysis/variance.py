@@ -16,7 +16,7 @@ from itertools import combinations
 from scipy import stats
 from ..study.results import SECONDS, tidy_rounds
 from .curves import aulc, sort_rows, strategy_order, strategy_tables
-from .design import smallest_difference
+from .power import smallest_difference
 from .inference import paired_t
 from .plots import MORE, STYLE, _finish, _label_lines, condition_label
 

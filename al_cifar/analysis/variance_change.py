@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator
 from itertools import combinations
 from .curves import condition_order, strategy_tables
-from .design import paired_variances
+from .pairing import paired_variances
 from .plots import MORE, STYLE, condition_label
 
 # %% ../../nbs/analysis/variance_change.ipynb #0757a48c
