@@ -18,7 +18,7 @@ from ..study.results import SECONDS, tidy_rounds
 from .curves import aulc, sort_rows, strategy_order, strategy_tables
 from .power import smallest_difference
 from .inference import paired_t
-from .plots import MORE, STYLE, _finish, _label_lines, condition_label
+from .style import MORE, STYLE, finish as _finish, label_lines as _label_lines, condition_label
 
 # %% ../../nbs/analysis/variance.ipynb #1168da8c
 def evaluator_areas(df):  # results with a column `evaluator`: `load_results(path, each_evaluator=True)`

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 from itertools import combinations
 from .curves import condition_order, strategy_tables
 from .pairing import paired_variances
-from .plots import MORE, STYLE, condition_label
+from .style import MORE, STYLE, condition_label
 
 # %% ../../nbs/analysis/variance_change.ipynb #0757a48c
 def shared_replications(tables, a, b):
