@@ -6,7 +6,7 @@
 __all__ = ['measured_costs', 'evaluator_gain', 'best_evaluators', 'gain_bound', 'best_design', 'plan', 'describe_evaluators',
            'plot_evaluator_gain']
 
-# %% ../../nbs/analysis/evaluators.ipynb #01a283a6
+# %% ../../nbs/analysis/evaluators.ipynb #2682b7ab
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,16 +37,16 @@ def measured_costs(
     out = costs.mean().assign(runs=costs.size())[["runs", "fixed", "evaluator"]]
     return out.loc[strategy_order(out.index)].reset_index()
 
-# %% ../../nbs/analysis/evaluators.ipynb #733054b5
+# %% ../../nbs/analysis/evaluators.ipynb #ef595130
 def _check_seconds(rounds):
     """Raise ValueError unless each round has its own seconds."""
     lacking = [c for c in _SECONDS if c not in rounds or rounds[c].isna().any()]
     if lacking:
-        raise ValueError(f"the rounds lack {lacking[0]}; costs need run files, or a table of them, as tidy_rounds "
-                         "reads them")
+        raise ValueError(f"the rounds lack {lacking[0]}; costs need run files, or a table of them, "
+                         "as tidy_rounds reads them")
     if "engine" in rounds and rounds.engine.str.startswith("cohort").any():
-        raise ValueError("the rounds are of runs done in lockstep, whose seconds are equal shares; costs need "
-                         "runs done alone")
+        raise ValueError("the rounds are of runs done in lockstep, whose seconds are equal shares; costs "
+                         "need runs done alone")
 
 # %% ../../nbs/analysis/evaluators.ipynb #a8eb26cb
 def evaluator_gain(
@@ -58,7 +58,7 @@ def evaluator_gain(
     variance = icc + (1 - icc)/m
     return (cost_ratio + 1)/(variance*(cost_ratio + m))
 
-# %% ../../nbs/analysis/evaluators.ipynb #e30c1103
+# %% ../../nbs/analysis/evaluators.ipynb #22921ec7
 def best_evaluators(
     icc: float | np.ndarray,        # in [0, 1]
     cost_ratio: float | np.ndarray, # fixed / evaluator
@@ -69,7 +69,7 @@ def best_evaluators(
         best = np.maximum(1, top/np.sqrt(icc))
     return np.where(top > 0, best, 1.0)[()]
 
-# %% ../../nbs/analysis/evaluators.ipynb #2450c26d
+# %% ../../nbs/analysis/evaluators.ipynb #cbc90ef3
 def gain_bound(
     icc: float | np.ndarray,        # in [0, 1]
     cost_ratio: float | np.ndarray, # fixed / evaluator
@@ -105,7 +105,7 @@ def best_design(
     best = np.argmin((var_between + var_within/m)/R)
     return int(R[best]), int(m[best])
 
-# %% ../../nbs/analysis/evaluators.ipynb #473a7d36
+# %% ../../nbs/analysis/evaluators.ipynb #d0c63ce3
 def _pair_costs(row, price):
     """Seconds of a replication of the pair of strategies `a`, `b` of `row`: fixed, and for each evaluator."""
     pair = [row["a"], row["b"]]
@@ -117,14 +117,14 @@ def _pair_costs(row, price):
                          "fixed must be 0 or more, evaluator above 0")
     return fixed, evaluator
 
-# %% ../../nbs/analysis/evaluators.ipynb #fc832691
+# %% ../../nbs/analysis/evaluators.ipynb #63ddd44a
 def _precision(total, icc, R, m):
     """Variance of the mean difference, and the difference found, with `R` replications of `m` evaluators."""
     variance = total*(icc + (1 - icc)/m)/R
     return dict(replications=R, evaluators=m, variance=variance,
                 detectable=smallest_difference(np.sqrt(R*variance), R))
 
-# %% ../../nbs/analysis/evaluators.ipynb #a2cdc9a9
+# %% ../../nbs/analysis/evaluators.ipynb #a930d4c3
 def _plan_row(row, fixed, evaluator, seconds, at_least):
     """The design for one pair at these costs, compared with one evaluator; `row`: its components."""
     between = max(row["var_between"], 0)
@@ -132,9 +132,9 @@ def _plan_row(row, fixed, evaluator, seconds, at_least):
     icc = between/total
     R, m = best_design(icc, 1 - icc, fixed, evaluator, seconds, at_least)
     alone = int(seconds/(fixed + evaluator) + 1e-9)             # replications with one evaluator
-    leftover = seconds/(alone*(fixed + evaluator))              # whole replications do not use all the budget
+    spent = alone*(fixed + evaluator)                           # whole replications may not use all the budget
     factor = lambda icc: R/alone/(icc + (1 - icc)/m)
-    bound = lambda icc: gain_bound(icc, fixed/evaluator)*leftover
+    bound = lambda icc: gain_bound(icc, fixed/evaluator)*seconds/spent
     ends = (("", icc), ("_low", row["icc_high"]), ("_high", row["icc_low"]))
     return (_precision(total, icc, R, m) | {f"{k}_1": v for k, v in _precision(total, icc, alone, 1).items()}
             | {f"factor{end}": factor(x) for end, x in ends} | {f"bound{end}": bound(x) for end, x in ends}
@@ -148,12 +148,13 @@ def plan(
     seconds: float,             # the budget, of one core if the costs are
     at_least: int = 2,          # replications
 ) -> pd.DataFrame:  # condition, a, b, seconds, replications, evaluators, variance, detectable, ...
-    """Replications and evaluators with the smallest variance of the mean difference for a budget, for each pair.
+    """Replications and evaluators with the smallest variance of the mean difference for a budget, by pair.
 
     detectable: see `smallest_difference`. replications_1, variance_1, detectable_1: with one evaluator.
-    factor = variance_1 / variance. bound: no design within the budget, whole or not, has a larger factor. Both
-    have 95 % limits _low and _high. best: evaluators, not whole. limit = 1 + fixed / evaluator. shift: expected
-    change of the mean difference from one evaluator to these, as the one that selects measures its own choice.
+    factor = variance_1 / variance. bound: no design within the budget, whole or not, has a larger factor.
+    Both have 95 % limits _low and _high. best: evaluators, not whole. limit = 1 + fixed / evaluator.
+    shift: expected change of the mean difference from one evaluator to these, as the one that selects measures
+    its own choice.
 
     A negative var_between counts as 0. Raises ValueError if strategies never differ, have no costs, or
     `at_least` replications cost more than the budget."""
@@ -161,8 +162,8 @@ def plan(
     for row in components.to_dict("records"):
         fixed, evaluator = _pair_costs(row, price)
         if not max(row["var_between"], 0) + row["var_within"] > 0:
-            raise ValueError(f"{row['a']} and {row['b']} never differ (condition {row['condition']}); there is "
-                             "no variance to plan for")
+            raise ValueError(f"{row['a']} and {row['b']} never differ (condition {row['condition']}); "
+                             "there is no variance to plan for")
         keys = {k: row[k] for k in ("condition", "n_labels", "a", "b") if k in row}
         rows.append(keys | dict(seconds=seconds) | _plan_row(row, fixed, evaluator, seconds, at_least))
     return pd.DataFrame(rows).drop(columns="evaluators_1")
@@ -179,15 +180,15 @@ def _plan_sentences(row):
     m, two = row["evaluators"], lambda name: f"{row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f}"
     gain = "More evaluators do not pay."
     if m > 1:
-        gain = (f"The variance is {row['factor']:.2f} times smaller (95 % interval {two('factor')}) than with "
-                f"{row['replications_1']} replications of one evaluator.")
+        gain = (f"The variance is {row['factor']:.2f} times smaller (95 % interval {two('factor')}) than "
+                f"with {row['replications_1']} replications of one evaluator.")
     if row["detectable"] > row["detectable_1"]:
         gain += " But with so few replications the t test finds less than it does with one evaluator."
     return (f"{row['a']} and {row['b']}, condition {row['condition']}, {row['seconds']:,.0f} seconds: "
             f"{row['replications']} replications with {m} evaluator{'s'*(m > 1)}. {gain} "
             f"No design within the budget gains more than a factor {row['bound']:.2f} ({two('bound')}). "
-            f"Whatever the components are, the costs limit the gain to {row['limit']:.2f}, apart from rounding to "
-            "whole replications.")
+            f"Whatever the components are, the costs limit the gain to {row['limit']:.2f}, apart from "
+            "rounding to whole replications.")
 
 # %% ../../nbs/analysis/evaluators.ipynb #c8120f09
 def plot_evaluator_gain(

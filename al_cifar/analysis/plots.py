@@ -28,7 +28,7 @@ def _draw_curves(ax, curves, column, styles):
         low, high = 100*c["ci_low"], 100*c["ci_high"]
         ax.fill_between(c["n_labels"], low, high, color=style["color"], alpha=0.15, lw=0)
 
-# %% ../../nbs/analysis/plots.ipynb #f0ba4d31
+# %% ../../nbs/analysis/plots.ipynb #cedb0931
 def _height(lines):
     """Height of a panel in which this many lines have names, inches."""
     return max(2.5, 0.6 + 0.14*lines)
@@ -126,7 +126,7 @@ def plot_variance_ratio(
             for ax in axes: label_lines(ax)
     return fig
 
-# %% ../../nbs/analysis/plots.ipynb #9044bc5e
+# %% ../../nbs/analysis/plots.ipynb #587d6ed3
 def _draw_ratio_lines(ax, v, pairs):
     """Variance ratios of one condition over the number of labels."""
     ax.axhline(1, color="0.5", lw=0.8)
@@ -158,7 +158,7 @@ def rank_groups(
         if j > i and not contained: spans.append((i, j))
     return [(ranks[i], ranks[j]) for i, j in spans]
 
-# %% ../../nbs/analysis/plots.ipynb #7c2136d8
+# %% ../../nbs/analysis/plots.ipynb #78def51a
 def _draw_ranks(ax, ranks, styles):
     """A stem from the axis of ranks down to each strategy's name."""
     k = len(ranks)
@@ -174,7 +174,7 @@ def _draw_ranks(ax, ranks, styles):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yticks=[], xlim=(0.8, k + 0.2))
 
-# %% ../../nbs/analysis/plots.ipynb #a98716bc
+# %% ../../nbs/analysis/plots.ipynb #3c7d3640
 def _draw_rank_groups(ax, ranks):
     """The axis of ranks, and above it a bar across each group of `rank_groups`."""
     cd = ranks["cd"].iloc[0]

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'MORE', 'DASHES', 'KNOWN', 'LOOKS', 'STYLE', 'strategy_styles', 'strategy_style', 'spread', 'label_lines',
            'panels', 'finish', 'condition_label', 'dataset_of', 'panel_titles', 'alt_text', 'save_figure']
 
-# %% ../../nbs/analysis/style.ipynb #98b47200
+# %% ../../nbs/analysis/style.ipynb #77b11d5d
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
@@ -37,7 +37,7 @@ def _all_looks():
 
 LOOKS = _all_looks()
 
-# %% ../../nbs/analysis/style.ipynb #12784f17
+# %% ../../nbs/analysis/style.ipynb #e01eb342
 def strategy_styles(names: Iterable[str]) -> dict[str, dict]:
     """`color`, `linestyle` and `marker` of each strategy in a figure that shows `names`, no two alike."""
     names = strategy_order(names)
@@ -55,7 +55,7 @@ def _look(place):
     turn, i = divmod(place, len(LOOKS))
     return LOOKS[i] | dict(marker="os^D"[(i + turn) % 4])
 
-# %% ../../nbs/analysis/style.ipynb #71e257a7
+# %% ../../nbs/analysis/style.ipynb #cd53780a
 def _free_place(code, taken):
     """Place in LOOKS for a name with this hash: its own, or the next free one; those of KNOWN at last."""
     first, n = len(KNOWN), len(LOOKS)
@@ -65,7 +65,7 @@ def _free_place(code, taken):
     rounds = range(len(taken)//n + 1)
     return next(i + n*k for k in rounds for i in order if i + n*k not in taken)
 
-# %% ../../nbs/analysis/style.ipynb #758db331
+# %% ../../nbs/analysis/style.ipynb #52f28042
 def strategy_style(
     name: str,
     among: Iterable[str] = (),  # the other strategies in the figure
@@ -83,9 +83,9 @@ def spread(y: Sequence[float], gap: float) -> np.ndarray:
     out[order] = isotonic_regression(np.asarray(y, float)[order] - gaps) + gaps
     return out
 
-# %% ../../nbs/analysis/style.ipynb #6d25f276
+# %% ../../nbs/analysis/style.ipynb #3105b9e5
 def _label_offsets(ax, ends):
-    """Points (right, up) from line ends to labels at the axis' edge, a line of text apart, below the title."""
+    """Points (right, up) from line ends to labels at the axis' edge, a text line apart, below the title."""
     ax.figure.canvas.draw()                 # the layout settles where the axis is
     points = 72/ax.figure.dpi
     box = ax.get_window_extent()
@@ -94,7 +94,7 @@ def _label_offsets(ax, ends):
     places -= max(0, places.max() - box.y1*points)
     return np.column_stack([box.x1*points - x, places - y])
 
-# %% ../../nbs/analysis/style.ipynb #af8398ae
+# %% ../../nbs/analysis/style.ipynb #06bad156
 def _label_line(ax, line, offset, joined):
     """Write the name of a line a little right of this offset from its end; joined: by a thin line."""
     end = line.get_xdata()[-1], line.get_ydata()[-1]
@@ -108,7 +108,7 @@ def _line_labels(ax):
     """The labels that `label_lines` wrote."""
     return [t for t in ax.texts if t.get_label() == "_line label"]
 
-# %% ../../nbs/analysis/style.ipynb #fe63be22
+# %% ../../nbs/analysis/style.ipynb #0d6dacb5
 def _end_axis_with_lines(ax):
     """Let the axis, and those that share it, end where the longest line does, with room for half a marker."""
     shared = ax.get_shared_x_axes().get_siblings(ax)
@@ -132,7 +132,7 @@ STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labels
          "grid.linewidth": 0.5, "lines.linewidth": 1.4, "figure.dpi": 100, "svg.fonttype": "none",
          "svg.hashsalt": "al_cifar"}
 
-# %% ../../nbs/analysis/style.ipynb #f7542d88
+# %% ../../nbs/analysis/style.ipynb #939b51ec
 @contextmanager
 def panels(
     titles: Sequence[str],  # of the panels; an empty text is no title
@@ -140,13 +140,13 @@ def panels(
     height: float = 2.5,
     columns: int = 2,       # panels in a row
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Context of a figure and its axes, one per title, in the package's style; finished at the block's end."""
+    """Context of a figure and its axes, one per title, in the package's style; finished at the end."""
     columns = min(columns, len(titles))
     rows = -(-len(titles)//columns)
     with plt.rc_context(STYLE):
         size = width*columns, height*rows
-        fig, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False,
-                                 layout="constrained")
+        fig, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+        fig.set_layout_engine("constrained", hspace=0.06)   # room between a title and the panel above it
         axes = list(grid.flat[:len(titles)])
         for ax in grid.flat[len(titles):]: ax.remove()
         for ax, title in zip(axes, titles): ax.set_title(title)
@@ -155,7 +155,7 @@ def panels(
             finish(fig, axes)
         finally: plt.close(fig)
 
-# %% ../../nbs/analysis/style.ipynb #c186c2de
+# %% ../../nbs/analysis/style.ipynb #483cb502
 def finish(fig: Figure, axes: Sequence[Axes]) -> Figure:
     """Label the outer panels only, fix the layout, and take the figure off pyplot's list; it still shows."""
     columns = axes[0].get_gridspec().ncols
@@ -172,21 +172,21 @@ def finish(fig: Figure, axes: Sequence[Axes]) -> Figure:
     plt.close(fig)
     return fig
 
-# %% ../../nbs/analysis/style.ipynb #6717b083
+# %% ../../nbs/analysis/style.ipynb #91babd01
 def condition_label(condition: str) -> str:
     """How a condition is printed: `ε = 0.1`, `ε ~ U[0, 0.15]`."""
     rate = error_rate(condition)
     if rate is not None: return f"ε = {rate:g}"
     return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
 
-# %% ../../nbs/analysis/style.ipynb #607cc593
+# %% ../../nbs/analysis/style.ipynb #3057c278
 def dataset_of(df: pd.DataFrame) -> str | None:
     """Name of the data set if the frame has a column of that name; ValueError if it has several."""
     names = sorted(set(df["dataset"])) if "dataset" in df else []
     if len(names) > 1: raise ValueError(f"the frame mixes the data sets {names}; plot one at a time")
     return names[0] if names else None
 
-# %% ../../nbs/analysis/style.ipynb #903d58d5
+# %% ../../nbs/analysis/style.ipynb #619ffe96
 def panel_titles(conditions: Iterable[str], dataset: str | None = None) -> list[str]:
     """The titles of panels that show a condition each."""
     return [(f"{dataset}, " if dataset else "") + condition_label(c) for c in conditions]

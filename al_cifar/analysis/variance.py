@@ -15,7 +15,7 @@ from scipy import stats
 from .curves import aulc, sort_rows, strategy_tables
 from .inference import paired_t
 
-# %% ../../nbs/analysis/variance.ipynb #30dc7b20
+# %% ../../nbs/analysis/variance.ipynb #b82778f4
 def toy_evaluators(
     R: int,                 # replications
     m: int,                 # evaluators
@@ -35,13 +35,13 @@ def toy_evaluators(
     names = np.array(["random", "least_confidence"])
     return pd.DataFrame(dict(condition="0.1", strategy=names[s], replication=r, evaluator=e, aulc=x.ravel()))
 
-# %% ../../nbs/analysis/variance.ipynb #ff5877ea
+# %% ../../nbs/analysis/variance.ipynb #4a4fd265
 def need_evaluators(a: pd.DataFrame) -> None:
     """Raise ValueError if the frame has no column `evaluator`."""
     if "evaluator" not in a:
-        raise ValueError("the frame lacks the column 'evaluator': it holds means, from which training noise cannot "
-                         "be told; load_results(path, each_evaluator=True) reads each evaluator's accuracy from "
-                         "run files")
+        raise ValueError("the frame lacks the column 'evaluator': it holds means, from which training noise "
+                         "cannot be told; load_results(path, each_evaluator=True) reads the accuracy of each "
+                         "evaluator from run files")
 
 # %% ../../nbs/analysis/variance.ipynb #1168da8c
 def evaluator_areas(
@@ -101,8 +101,8 @@ def component_estimates(
 ) -> dict[str, np.ndarray]:  # of var_between, var_within, icc, each also with _low and _high
     """Variance components with 95 % limits, normal theory.
 
-    icc = var_between / (var_between + var_within). Moment estimates: var_between and icc can be negative; limits
-    are not below 0. icc is NaN if y does not vary at all."""
+    icc = var_between / (var_between + var_within). Moment estimates: var_between and icc can be negative;
+    limits are not below 0. icc is NaN if y does not vary at all."""
     R, m = y.shape[-2:]
     b, w = mean_squares(y)
     n1, n2 = R - 1, R*(m - 1) - 1
@@ -119,7 +119,7 @@ def _intraclass(between, within, m):
     top, bottom = np.asarray(between - within), np.asarray(between + (m - 1)*within)
     return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)[()]
 
-# %% ../../nbs/analysis/variance.ipynb #670938f7
+# %% ../../nbs/analysis/variance.ipynb #6071088c
 def _check_balance(where, tables):
     """Raise ValueError unless every strategy's table has the same evaluators, 0 to m - 1, and no gap."""
     names = sorted(set().union(*tables.values()))
@@ -161,20 +161,20 @@ def _where(keys):
     """Pairs of name and value as text for messages."""
     return ", ".join(f"{k} {v}" for k, v in keys)
 
-# %% ../../nbs/analysis/variance.ipynb #6efd11a1
+# %% ../../nbs/analysis/variance.ipynb #e0fec8c7
 def _measurements(where, tables, names):
     """Values of one table, or differences of two on the replications they share, as an array (R, m)."""
     first, last = tables[0].index, tables[-1].index
     both = first.intersection(last)
     if len(both) < 2:
-        raise ValueError(f"{where}: {' and '.join(names)} have {len(both)} replication(s) to go by; components "
-                         "need two or more")
+        raise ValueError(f"{where}: {' and '.join(names)} have {len(both)} replication(s) to go by; "
+                         "components need two or more")
     left = first.symmetric_difference(last).tolist()
     if left: warnings.warn(f"replication(s) {left} lack {' or '.join(names)} and are left out of the pair")
     y = [t.loc[both].to_numpy(float) for t in tables]
     return y[0] if len(y) == 1 else y[0] - y[1]
 
-# %% ../../nbs/analysis/variance.ipynb #49a1067e
+# %% ../../nbs/analysis/variance.ipynb #b067df51
 def _components_row(y):
     """The columns of `variance_components` that come from the measurements y (R, m)."""
     R, m = y.shape

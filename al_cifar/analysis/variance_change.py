@@ -27,28 +27,7 @@ def shared_replications(
     both = sorted(set.intersection(*replications))
     return [d[both].to_numpy() for d in differences]
 
-# %% ../../nbs/analysis/variance_change.ipynb #2167ed1a
-def variance_change(
-    a: pd.DataFrame,            # areas or results of several learners
-    baseline: str = "default",  # the learner to compare with
-    by: str = "learner",        # column of the learners' names
-    value: str | None = None,   # column to compare; None: aulc if there is one, else accuracy
-) -> pd.DataFrame:  # condition, a, b, learner, n, sd_baseline, sd, ratio, ci_low, ci_high
-    """How much the variance of each pair's difference shrinks from the baseline learner to each other one.
-
-    ratio = variance under the baseline / variance under the learner, with its 95 % interval (Pitman 1939; Morgan
-    1939). Raises ValueError for fewer than two shared replications, or if there is no such baseline."""
-    learners = set(a[by])
-    if baseline not in learners:
-        raise ValueError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, sorted(learners)))}")
-    tables = {name: strategy_tables(part, value) for name, part in a.groupby(by)}
-    rows = []
-    for keys, before in tables.pop(baseline):
-        for name, of_learner in tables.items():
-            for after in (table for k, table in of_learner if k == keys):
-                rows += _changes(keys, before, after, baseline, {by: name})
-    return pd.DataFrame(rows)
-
+# %% ../../nbs/analysis/variance_change.ipynb #c8b13570
 def _changes(keys, before, after, baseline, learner):
     """The rows of one condition and learner: a row for each pair of strategies that both tables have."""
     rows, (name,) = [], learner.values()
@@ -61,6 +40,28 @@ def _changes(keys, before, after, baseline, learner):
         spread = dict(n=len(x), sd_baseline=x.std(ddof=1), sd=y.std(ddof=1))
         rows.append(keys | dict(a=s, b=t) | learner | spread | dict(ratio=ratio, ci_low=low, ci_high=high))
     return rows
+
+# %% ../../nbs/analysis/variance_change.ipynb #835883b5
+def variance_change(
+    a: pd.DataFrame,            # areas or results of several learners
+    baseline: str = "default",  # the learner to compare with
+    by: str = "learner",        # column of the learners' names
+    value: str | None = None,   # column to compare; None: aulc if there is one, else accuracy
+) -> pd.DataFrame:  # condition, a, b, learner, n, sd_baseline, sd, ratio, ci_low, ci_high
+    """How much the variance of each pair's difference shrinks from the baseline learner to each other one.
+
+    ratio = variance under the baseline / variance under the learner, with its 95 % interval (Pitman 1939;
+    Morgan 1939). Raises ValueError for fewer than two shared replications, or if there is no such baseline."""
+    learners = sorted(set(a[by]))
+    if baseline not in learners:
+        raise ValueError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, learners))}")
+    tables = {name: strategy_tables(part, value) for name, part in a.groupby(by)}
+    rows = []
+    for keys, before in tables.pop(baseline):
+        for name, of_learner in tables.items():
+            for after in (table for k, table in of_learner if k == keys):
+                rows += _changes(keys, before, after, baseline, {by: name})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/variance_change.ipynb #41d77b4a
 def plot_variance_change(
