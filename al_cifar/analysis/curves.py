@@ -9,8 +9,8 @@ __all__ = ['learning_curves', 'aulc', 'mean_aulc']
 import warnings
 import numpy as np
 import pandas as pd
-from .frames import (check_results, curve_table, interval_factor, sort_rows,
-                                      with_condition_text)
+from .frames import (
+    check_results, curve_table, interval_factor, sort_rows, with_condition_text)
 
 # %% ../../nbs/analysis/curves.ipynb #2c357377
 def learning_curves(

@@ -8,7 +8,7 @@ __all__ = ['accuracy_table', 'final_table', 'summary', 'summaries']
 # %% ../../nbs/analysis/report.ipynb #786531d8
 import pandas as pd
 from .curves import aulc, learning_curves
-from .design import describe_detectable, detectable_difference
+from .power import describe_detectable, detectable_difference
 from .frames import condition_order, strategy_order
 from .paired import paired_differences
 

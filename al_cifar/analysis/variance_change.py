@@ -6,63 +6,90 @@
 __all__ = ['shared_replications', 'variance_change', 'plot_variance_change']
 
 # %% ../../nbs/analysis/variance_change.ipynb #6f444ce8
+import numpy as np
 import pandas as pd
-import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator
 from itertools import combinations
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from .frames import condition_order, strategy_tables
-from .design import paired_variances
-from .plots import MORE, STYLE, condition_label
+from .pairing import paired_variances
+from .style import LOOKS, condition_label, panels
 
 # %% ../../nbs/analysis/variance_change.ipynb #0757a48c
-def shared_replications(tables, a, b):
-    "Differences of strategies `a` and `b`, an array for each of `tables`, on the replications that all of them have."
+def shared_replications(
+    tables: list[pd.DataFrame],     # replications x strategies, one for each learner
+    a: str,
+    b: str,
+) -> list[np.ndarray]:
+    """Differences of strategies `a` and `b`, an array for each table, on the replications that all have."""
     differences = [(table[a] - table[b]).dropna() for table in tables]
-    both = sorted(set.intersection(*(set(d.index) for d in differences)))
+    replications = (set(d.index) for d in differences)
+    both = sorted(set.intersection(*replications))
     return [d[both].to_numpy() for d in differences]
 
-def variance_change(a, baseline="default", by="learner", value=None):
-    """How much the variance of each pair's difference shrinks from the `baseline` learner to each other one.
+# %% ../../nbs/analysis/variance_change.ipynb #c8b13570
+def _changes(keys, before, after, baseline, learner):
+    """The rows of one condition and learner: a row for each pair of strategies that both tables have."""
+    rows, (name,) = [], learner.values()
+    for s, t in combinations([s for s in before if s in after], 2):
+        x, y = shared_replications([before, after], s, t)
+        if len(x) < 2:
+            raise ValueError(f"{keys}: {baseline!r} and {name!r} share {len(x)} replications of {s} and {t}; "
+                             "two are needed")
+        ratio, low, high = paired_variances(x, y)
+        spread = dict(n=len(x), sd_baseline=x.std(ddof=1), sd=y.std(ddof=1))
+        rows.append(keys | dict(a=s, b=t) | learner | spread | dict(ratio=ratio, ci_low=low, ci_high=high))
+    return rows
 
-    `a`: areas or results with a column `by`. A row per condition, pair and other learner: `condition, a, b, learner, n,
-    sd_baseline, sd, ratio, ci_low, ci_high`; ratio = variance under the baseline / variance under the learner, on the
-    replications of both, with its 95 % interval (Pitman 1939; Morgan 1939). Raises ValueError where there are fewer than
-    two, or no such baseline."""
-    if baseline not in set(a[by]):
-        raise ValueError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, sorted(set(a[by]))))}")
-    groups = {name: strategy_tables(part, value) for name, part in a.groupby(by)}
+# %% ../../nbs/analysis/variance_change.ipynb #835883b5
+def variance_change(
+    a: pd.DataFrame,            # areas or results of several learners
+    baseline: str = "default",  # the learner to compare with
+    by: str = "learner",        # column of the learners' names
+    value: str | None = None,   # column to compare; None: aulc if there is one, else accuracy
+) -> pd.DataFrame:  # condition, a, b, learner, n, sd_baseline, sd, ratio, ci_low, ci_high
+    """How much the variance of each pair's difference shrinks from the baseline learner to each other one.
+
+    ratio = variance under the baseline / variance under the learner, with its 95 % interval (Pitman 1939;
+    Morgan 1939). Raises ValueError for fewer than two shared replications, or if there is no such baseline."""
+    learners = sorted(set(a[by]))
+    if baseline not in learners:
+        raise ValueError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, learners))}")
+    tables = {name: strategy_tables(part, value) for name, part in a.groupby(by)}
     rows = []
-    for keys, before in groups.pop(baseline):
-        for name, after in ((name, table) for name, tables in groups.items() for k, table in tables if k == keys):
-            for s, t in combinations([s for s in before if s in after], 2):
-                x, y = shared_replications((before, after), s, t)
-                if len(x) < 2: raise ValueError(f"{keys}: {baseline!r} and {name!r} share {len(x)} replications of {s} and {t}; two are needed")
-                ratio, low, high = paired_variances(x, y)
-                rows.append(keys | {"a": s, "b": t, by: name, "n": len(x), "sd_baseline": x.std(ddof=1),
-                                    "sd": y.std(ddof=1), "ratio": ratio, "ci_low": low, "ci_high": high})
+    for keys, before in tables.pop(baseline):
+        for name, of_learner in tables.items():
+            for after in (table for k, table in of_learner if k == keys):
+                rows += _changes(keys, before, after, baseline, {by: name})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/variance_change.ipynb #41d77b4a
-def plot_variance_change(change, by="learner", width=4.8):
-    "Figure of `variance_change`: a line per condition and pair, a dot with its 95 % interval per learner, on a logarithmic axis."
-    lines = [(c, a, b) for c in condition_order(change.condition.unique())
-             for a, b in change.loc[change.condition == c, ["a", "b"]].drop_duplicates().itertuples(index=False)]
+def plot_variance_change(
+    change: pd.DataFrame,   # from variance_change
+    by: str = "learner",    # column of the learners' names
+    width: float = 4.8,     # inches
+) -> Figure:
+    """Figure of `variance_change`: a line per condition and pair, a dot with its interval per learner."""
+    pairs = change[["condition", "a", "b"]].drop_duplicates()
+    place = {c: i for i, c in enumerate(condition_order(pairs["condition"]))}
+    lines = sorted(pairs.itertuples(index=False, name=None), key=lambda line: place[line[0]])
     names = list(dict.fromkeys(change[by]))
-    with plt.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(width, .34*len(lines) + 1.1), layout="constrained")
+    with panels([""], width, 0.34*len(lines) + 1.1) as (fig, (ax,)):
         ax.axvline(1, color="0.5", lw=.8)
-        for i, (name, color) in enumerate(zip(names, MORE)):
-            t = change[change[by] == name].set_index(["condition", "a", "b"])
-            here = [(k, t.loc[line]) for k, line in enumerate(lines) if line in t.index]
-            at = [k + .25*(i - (len(names) - 1)/2) for k, _ in here]
-            low, ratio, high = ([row[c] for _, row in here] for c in ("ci_low", "ratio", "ci_high"))
-            ax.hlines(at, low, high, color=color, lw=1.2)
-            ax.plot(ratio, at, "o", ms=4, color=color, label=name)
+        for i, name in enumerate(names):
+            below = 0.25*(i - (len(names) - 1)/2)
+            _draw_changes(ax, change[change[by] == name], lines, below, LOOKS[i]["color"], name)
         ax.set(xscale="log", yticks=range(len(lines)), xlabel="variance of the difference, times smaller")
         ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
         ax.set_yticklabels([f"{a} - {b}, {condition_label(c)}".replace("_", " ") for c, a, b in lines])
         ax.invert_yaxis()
         ax.grid(False, axis="y")
         ax.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    plt.close(fig)
     return fig
+
+def _draw_changes(ax, change, lines, below, color, name):
+    """Dots and intervals of one learner, a little below the places of their lines."""
+    keys = change[["condition", "a", "b"]].itertuples(index=False, name=None)
+    at = np.array([lines.index(key) for key in keys]) + below
+    ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
+    ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)
