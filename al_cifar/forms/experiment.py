@@ -13,6 +13,7 @@ from pathlib import Path
 
 from joblib import cpu_count
 
+from ..checkout import checkout
 from ..analysis import (aulc, describe_detectable, detectable_difference, learning_curves, paired_differences,
                                strategy_order)
 from ..loop import PRESETS, Config, check_number, simulate
@@ -86,8 +87,7 @@ def configs_of(experiment, dataset):
 def output_folder(experiment, dataset, condition):
     "`out_dir`, or runs/<dataset>-<condition> in the checkout around the working folder (else in that folder)."
     if experiment.out_dir: return Path(experiment.out_dir)
-    here = Path.cwd()
-    top = next((folder for folder in (here, *here.parents) if (folder/"settings.ini").exists()), here)
+    top = checkout() or Path.cwd()
     return top/"runs"/f"{dataset}-{condition}"
 
 def worker_count(experiment, runs, device="cpu"):
