@@ -7,8 +7,8 @@ from threading import Thread
 import pytest
 from test_paper import complete, summaries
 
-from al_cifar import cifar10
-from al_cifar.paper.printed import AREAS, SUMMARIES, PublishedUnavailableError, fetch_published, read_published
+from al_cifar.data import cifar10
+from al_cifar.paper.released import AREAS, SUMMARIES, PublishedUnavailableError, fetch_published, read_published
 
 NAMES = {*SUMMARIES.values(), AREAS}
 
