@@ -32,11 +32,11 @@ def mean_correlation(
     pairs = combinations(range(x.shape[1]), 2)
     return float(np.mean([z[:, i] @ z[:, j] for i, j in pairs]))
 
-# %% ../../nbs/paper/mechanisms.ipynb #353d3dcb
+# %% ../../nbs/paper/mechanisms.ipynb #db4d7b73
 def correlated(
     runs: pd.DataFrame,  # tidy results
 ) -> Iterator[tuple[dict, pd.DataFrame]]:
-    "Each `(keys, table)` of `strategy_tables` with whole rows only. Raises `NotInResults` if these are under four."
+    "Each `(keys, table)` of `strategy_tables`, whole rows only. Raises `NotInResults` if these are under four."
     for keys, table in strategy_tables(runs, "accuracy"):
         table = table.dropna()
         if len(table) < 4 or len(table.columns) < 2:
@@ -59,7 +59,7 @@ def jackknife(
     n = len(values)
     return np.sqrt((n - 1)/n*((values - values.mean(axis=0))**2).sum(axis=0))
 
-# %% ../../nbs/paper/mechanisms.ipynb #027351a9
+# %% ../../nbs/paper/mechanisms.ipynb #e7d50c01
 def _window(runs, low, high):
     "Tables of the rounds from `low` to `high` labels."
     rows = runs[runs.n_labels.between(low, high)]
@@ -71,7 +71,7 @@ def correlation_windows(
     early: tuple = (200, 500),   # first and last number of labels
     late: tuple = (1600, 2000),
 ) -> pd.DataFrame:               # rows early, late, early - late; columns value, se, n
-    "Mean correlation over two windows of rounds and its fall. Raises `NotInResults` if a window has no round."
+    "Mean correlation over two windows of rounds and its fall. Raises `NotInResults` if one has no round."
     windows = [_window(runs, *early), _window(runs, *late)]
     n = sorted({r for tables in windows for t in tables for r in t.index})
     if len(n) < 5: raise NotInResults("leaving one out needs 5 replications")
@@ -107,11 +107,14 @@ def plot_correlations(
         return settled(fig)
 
 # %% ../../nbs/paper/mechanisms.ipynb #c14c3b1a
+def _need(runs, column):
+    if column not in runs or runs[column].isna().any(): raise NotInResults(f"no column {column}")
+
 def query_shares(
     runs: pd.DataFrame,  # with class_counts, as from tidy_rounds
 ) -> pd.DataFrame:       # condition, strategy, replication, class, share
     "Share of each true class among all images that a run queried. Raises `NotInResults`."
-    if "class_counts" not in runs or runs.class_counts.isna().any(): raise NotInResults("no column class_counts")
+    _need(runs, "class_counts")
     rows, key = [], ["condition", "strategy", "replication"]
     for names, run in runs.sort_values("n_labels").groupby(key, sort=False):
         first, last = (np.array(run.class_counts.iloc[i].split(), dtype=int) for i in (0, -1))
@@ -120,7 +123,7 @@ def query_shares(
         rows += [(*names, c, share) for c, share in enumerate(queried/queried.sum())]
     return sort_rows(pd.DataFrame(rows, columns=[*key, "class", "share"]))
 
-# %% ../../nbs/paper/mechanisms.ipynb #fd39cbb1
+# %% ../../nbs/paper/mechanisms.ipynb #e2d19da9
 def imbalance(
     shares: pd.DataFrame,  # from query_shares
 ) -> pd.DataFrame:         # condition, strategy, replication, imbalance (0 to 1)
@@ -155,7 +158,7 @@ def wrong_shares(
     runs: pd.DataFrame,  # with n_wrong, as from tidy_rounds
 ) -> pd.DataFrame:       # condition, strategy, replication, wrong (0 to 1)
     "Share of wrong labels among the images that a run queried. Raises `NotInResults`."
-    if "n_wrong" not in runs or runs.n_wrong.isna().any(): raise NotInResults("no column n_wrong")
+    _need(runs, "n_wrong")
     by_run = runs.sort_values("n_labels").groupby(["condition", "strategy", "replication"], sort=False)
     ends = by_run[["n_wrong", "n_labels"]].agg(["first", "last"])
     wrong = ends.n_wrong["last"] - ends.n_wrong["first"]
