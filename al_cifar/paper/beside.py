@@ -58,11 +58,12 @@ def _draw_legend(ax):
 
 # %% ../../nbs/paper/beside.ipynb #b653e626
 def _title(condition, there, dataset):
-    "A panel's title, which also says that there is nothing of ours in it."
+    "A panel's title, which also says if there is nothing of ours in it."
     label = condition_label(condition)
     if not there: return f"{label} (not in these results)"
     return f"{dataset}, {label}" if dataset else label
 
+# %% ../../nbs/paper/beside.ipynb #b57a1cf4
 def plot_beside(
     curves: pd.DataFrame,           # ours, from learning_curves
     published: pd.DataFrame | None, # the released ones, likewise

@@ -160,6 +160,7 @@ def describe(evidence: Evidence) -> str:
 class NotInResults(LookupError):
     "Runs do not have what a claim needs; the message says what."
 
+# %% ../../nbs/paper/evidence.ipynb #e0f51060
 def _at_labels(runs, n_labels):
     "Rows at these numbers of labels."
     wanted = np.atleast_1d(n_labels).tolist()

@@ -36,7 +36,7 @@ def mean_correlation(
 def correlated(
     runs: pd.DataFrame,  # tidy results
 ) -> Iterator[tuple[dict, pd.DataFrame]]:
-    "Each `(keys, table)` of `strategy_tables`, whole rows only. Raises `NotInResults` if these are under four."
+    "Each `(keys, table)` of `strategy_tables`, whole rows only. Raises `NotInResults` for fewer than four."
     for keys, table in strategy_tables(runs, "accuracy"):
         table = table.dropna()
         if len(table) < 4 or len(table.columns) < 2:

@@ -115,10 +115,6 @@ def check_summary(path: str | Path) -> pd.DataFrame:
 class PublishedUnavailableError(RuntimeError):
     "The authors' summaries are neither on disk nor to be had; the message says why and what to do."
 
-def _fetch(url, path):
-    if offline(): raise OSError("AL_CIFAR_OFFLINE is set, so nobody was asked")
-    download(url, path, check_summary)
-
 def fetch_published(
     dest: str | Path,      # folder to put them into
     ref: str = "HEAD",     # branch, tag or commit; HEAD is the default branch whatever its name
@@ -133,7 +129,9 @@ def fetch_published(
         if path.exists():
             check_summary(path)
             continue
-        try: _fetch(url, path)
+        try:
+            if offline(): raise OSError("AL_CIFAR_OFFLINE is set, so nobody was asked")
+            download(url, path, check_summary)
         except (OSError, HTTPException, ValueError) as error:
             raise PublishedUnavailableError(
                 f"{url} is not available: {error}. Put the file at {path}, or try another ref than {ref!r}, "
@@ -141,11 +139,6 @@ def fetch_published(
     return dest
 
 # %% ../../nbs/paper/released.ipynb #8b278bf3
-class Published(NamedTuple):
-    "The released summaries."
-    curves: pd.DataFrame  # as from learning_curves
-    areas: pd.DataFrame   # as from aulc, fixed error rates only
-
 def _as_curves(condition, summary, replications):
     "The frame of `learning_curves` for one summary file."
     mean, half = summary.accuracy_mean, summary.accuracy_ci95
@@ -153,6 +146,12 @@ def _as_curves(condition, summary, replications):
     return pd.DataFrame(dict(
         condition=condition, strategy=summary.strategy, n_labels=summary.labels.astype(int), n=replications,
         mean=mean, sd=sd, ci_low=mean - half, ci_high=mean + half))
+
+# %% ../../nbs/paper/released.ipynb #f71d6bda
+class Published(NamedTuple):
+    "The released summaries."
+    curves: pd.DataFrame  # as from learning_curves
+    areas: pd.DataFrame   # as from aulc, fixed error rates only
 
 def read_published(folder: str | Path, replications: int = 5) -> Published:
     "The summaries that `fetch_published` put into `folder`. Raises `FileNotFoundError`, `ValueError`."
