@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ..analysis.curves import sort_rows, strategy_order, strategy_tables
 from ..analysis.plots import DASHES, MORE, STYLE, strategy_style
 from .beside import panels, settled
-from .evidence import NotInResults
+from .evidence import RUN, NotInResults
 
 # %% ../../nbs/paper/mechanisms.ipynb #2b602c2c
 def mean_correlation(
@@ -115,13 +115,13 @@ def query_shares(
 ) -> pd.DataFrame:       # condition, strategy, replication, class, share
     "Share of each true class among all images that a run queried. Raises `NotInResults`."
     _need(runs, "class_counts")
-    rows, key = [], ["condition", "strategy", "replication"]
-    for names, run in runs.sort_values("n_labels").groupby(key, sort=False):
+    rows = []
+    for names, run in runs.sort_values("n_labels").groupby(RUN, sort=False):
         first, last = (np.array(run.class_counts.iloc[i].split(), dtype=int) for i in (0, -1))
         queried = last - first
         if not queried.sum(): raise NotInResults("no queries")
         rows += [(*names, c, share) for c, share in enumerate(queried/queried.sum())]
-    return sort_rows(pd.DataFrame(rows, columns=[*key, "class", "share"]))
+    return sort_rows(pd.DataFrame(rows, columns=[*RUN, "class", "share"]))
 
 # %% ../../nbs/paper/mechanisms.ipynb #e2d19da9
 def imbalance(
@@ -129,7 +129,7 @@ def imbalance(
 ) -> pd.DataFrame:         # condition, strategy, replication, imbalance (0 to 1)
     "Share of a run's queries beyond equal shares of the classes."
     far = (shares.share - 1/shares["class"].nunique()).abs()/2
-    runs = shares.assign(imbalance=far).groupby(["condition", "strategy", "replication"], sort=False)
+    runs = shares.assign(imbalance=far).groupby(RUN, sort=False)
     return sort_rows(runs.imbalance.sum().reset_index())
 
 # %% ../../nbs/paper/mechanisms.ipynb #ef49de9f
@@ -159,7 +159,7 @@ def wrong_shares(
 ) -> pd.DataFrame:       # condition, strategy, replication, wrong (0 to 1)
     "Share of wrong labels among the images that a run queried. Raises `NotInResults`."
     _need(runs, "n_wrong")
-    by_run = runs.sort_values("n_labels").groupby(["condition", "strategy", "replication"], sort=False)
+    by_run = runs.sort_values("n_labels").groupby(RUN, sort=False)
     ends = by_run[["n_wrong", "n_labels"]].agg(["first", "last"])
     wrong = ends.n_wrong["last"] - ends.n_wrong["first"]
     queried = ends.n_labels["last"] - ends.n_labels["first"]
