@@ -45,8 +45,8 @@ from .style import (
     alt_text, condition_label, dataset_of, finish, label_lines, panel_titles, panels, save_figure, spread,
     strategy_style, strategy_styles, COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE)
 from .plots import (
-    plot_areas, plot_critical_difference, plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
-    plot_variance_ratio, rank_groups)
+    plot_areas, plot_critical_difference, plot_difference_curves, plot_learning_curves,
+    plot_penalty_matrix, plot_variance_ratio, rank_groups)
 from .variance import (
     component_estimates, difference_limits, evaluator_areas, evaluator_tables, mean_squares,
     need_evaluators, toy_evaluators, variance_components)
