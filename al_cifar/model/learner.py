@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'Cost', 'Learner', 'draw_weights', 'check_model']
 
-# %% ../../nbs/model/learner.ipynb #cb4d3e39
+# %% ../../nbs/model/learner.ipynb #8910e4e9
 import copy
 import pickle
 import random
@@ -18,10 +18,10 @@ from torch import nn
 
 from ..components import Register
 
-# %% ../../nbs/model/learner.ipynb #3ae7b375
+# %% ../../nbs/model/learner.ipynb #d172bbab
 MODELS = Register("model")
 
-# %% ../../nbs/model/learner.ipynb #fe80499b
+# %% ../../nbs/model/learner.ipynb #64c26c9e
 class Cost(NamedTuple):
     "What one member costs; `maps` and `flops` are for one image, forwards."
     maps: int     # values that the layers with weights put out
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
         "Memory that training holds per image: float32 behind a layer, its norm and its ReLU, and the gradients on these."
         return 4*6*self.maps
 
-# %% ../../nbs/model/learner.ipynb #567cea3b
+# %% ../../nbs/model/learner.ipynb #bd68787e
 class Learner(nn.Module):
     "A network for `n_classes` and images of `shape`; with M `members` M of them, logits (n, M, n_classes). Raises `ValueError`."
     stacks = False
@@ -67,7 +67,7 @@ class Learner(nn.Module):
         "What one member costs, counted while one image goes through."
         return _count(copy.deepcopy(self).eval())
 
-# %% ../../nbs/model/learner.ipynb #db8b6557
+# %% ../../nbs/model/learner.ipynb #d68f0742
 def _keep(layer, members, of):
     "Keep the blocks of `members` in what `layer` itself holds, `of` members so far."
     kept = lambda value: value.unflatten(0, (of, -1))[members].flatten(0, 1)
@@ -79,7 +79,7 @@ def _keep(layer, members, of):
         groups = getattr(layer, name, 1)
         if groups % of == 0: setattr(layer, name, groups//of*len(members))
 
-# %% ../../nbs/model/learner.ipynb #7cf95073
+# %% ../../nbs/model/learner.ipynb #686f1469
 @torch.inference_mode()
 def _count(model):
     "The `Cost` of a `model` that nobody else uses."
@@ -99,7 +99,7 @@ def _count(model):
 
 def _has_fan_in(layer): return getattr(getattr(layer, "weight", None), "ndim", 0) > 1
 
-# %% ../../nbs/model/learner.ipynb #537b9b06
+# %% ../../nbs/model/learner.ipynb #7a232d2c
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def _draw(p, bound, members, generators):
     for part, g in zip(p.chunk(members), generators, strict=True):
         part.copy_(torch.from_numpy(g.uniform(-bound, bound, part.shape)))
 
-# %% ../../nbs/model/learner.ipynb #079075e8
+# %% ../../nbs/model/learner.ipynb #a30f57ce
 def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 def _noise(shape, n=16, seed=0):
@@ -131,7 +131,7 @@ def _noise(shape, n=16, seed=0):
 
 def _global_rngs(): return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
 
-# %% ../../nbs/model/learner.ipynb #1a7a0b03
+# %% ../../nbs/model/learner.ipynb #df272397
 def _check_alone(text, model, x, y):
     "The clauses about one member, after one forward pass in training mode: norms have seen images."
     F.cross_entropy(model.train()(x), y % model.n_classes).backward()
@@ -149,7 +149,7 @@ def _check_alone(text, model, x, y):
         assert _near(z, folded.pick([0])(x)), f"{text}: pick([0]) of one member is not that member"
         assert all(map(torch.equal, before, model.state_dict().values())), f"{text}: fold changes the model"
 
-# %% ../../nbs/model/learner.ipynb #9b2d543e
+# %% ../../nbs/model/learner.ipynb #bb94faf6
 def _check_stack(text, stack, singles, x):
     "The clauses about members: in `stack` each is what it is in `singles`."
     rolled = [x.roll(i, 0) for i in range(len(singles))]  # images of its own for each member
@@ -168,7 +168,7 @@ def _check_stack(text, stack, singles, x):
         assert _near(folded(x), alone), f"{text}: folded members do not share the images"
         assert _near(folded.pick([2, 0])(x), alone[:, [2, 0]]), f"{text}: pick([2, 0]) gives other members"
 
-# %% ../../nbs/model/learner.ipynb #45ea4d56
+# %% ../../nbs/model/learner.ipynb #a411f2ba
 def check_model(
     text: str,                     # of a learner in MODELS
     n_classes: int = 10,

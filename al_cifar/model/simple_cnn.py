@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'GroupedLinear', 'SimpleCNN']
 
-# %% ../../nbs/model/simple_cnn.ipynb #dcaa56b8
+# %% ../../nbs/model/simple_cnn.ipynb #c48abbd1
 from itertools import pairwise
 
 import torch
@@ -29,7 +29,7 @@ class GroupedLinear(nn.Linear):
         bias = self.bias.view(self.groups, 1, -1)
         return torch.baddbmm(bias, x, weight).transpose(0, 1)
 
-# %% ../../nbs/model/simple_cnn.ipynb #921ac029
+# %% ../../nbs/model/simple_cnn.ipynb #c0567fec
 NORMS = {
     "batch": lambda channels, members: nn.BatchNorm2d(channels),
     "group": lambda channels, members: nn.GroupNorm(8*members, channels),
