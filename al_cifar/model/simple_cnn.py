@@ -17,7 +17,7 @@ from .learner import MODELS, Learner
 
 # %% ../../nbs/model/simple_cnn.ipynb #aa0a3571
 class GroupedLinear(nn.Linear):
-    "`groups` linear maps: (n, groups, i) to (n, groups, o). One group is a plain `nn.Linear` to the last bit."
+    "`groups` linear maps: (n, groups, i) to (n, groups, o). One is a plain `nn.Linear` to the last bit."
     def __init__(self, i: int, o: int, groups: int, device=None):
         super().__init__(i, groups*o, device=device)
         self.groups = groups
@@ -38,9 +38,9 @@ NORMS = {
 # %% ../../nbs/model/simple_cnn.ipynb #da8baf32
 @MODELS.register("simple_cnn")
 class SimpleCNN(Learner):
-    """Three convolution blocks, a 128-d embedding and a linear classifier. Weights are undefined until `draw_weights`.
+    """Three convolution blocks, a 128-d embedding and a linear classifier.
 
-    Raises `ValueError` for images below 8x8 pixels and for an unknown norm. Source: paper, section 3.1."""
+    Weights are undefined until `draw_weights`. Raises `ValueError` for images below 8x8 pixels and for an unknown norm. Source: paper, section 3.1."""
     width, stacks = 128, True
 
     def __init__(
@@ -69,7 +69,7 @@ class SimpleCNN(Learner):
         return F.relu(self.embed(x))
 
     def fold(self) -> Learner:
-        "A copy for inference, batch norm folded into the convolutions, images (n, *shape) shared by the members."
+        "A copy for inference: batch norm is in the convolutions, images (n, *shape) are shared."
         folded = super().fold()
         for i, norm in enumerate(folded.norms):
             if not isinstance(norm, nn.BatchNorm2d): continue
