@@ -49,17 +49,22 @@ def _keep(layer, members, of):
 # %% ../../nbs/model/learner.ipynb #9d04a27e
 def _has_fan_in(layer): return getattr(getattr(layer, "weight", None), "ndim", 0) > 1
 
+# %% ../../nbs/model/learner.ipynb #b7fadbed
+def _count(model, x):
+    "Values that the layers of `model` with a fan in put out for `x`, and the operations that this takes."
+    seen = []
+    def note(layer, _, out): seen.append((out.numel(), 2*layer.weight[0].numel()))
+    for layer in model.modules():
+        if _has_fan_in(layer): layer.register_forward_hook(note)
+    model(x)
+    return sum(values for values, _ in seen), sum(values*each for values, each in seen)
+
 # %% ../../nbs/model/learner.ipynb #bd68787e
 class Learner(nn.Module):
     "A network, or several side by side. Raises `ValueError` for several of a kind that does not stack."
     stacks = False
 
-    def __init__(
-        self,
-        n_classes: int,
-        shape: tuple,  # channels, height, width
-        members: int,  # M: with more than one, logits are (n, M, n_classes)
-    ):
+    def __init__(self, n_classes: int, shape: tuple, members: int):
         super().__init__()
         if members > 1 and not self.stacks:
             raise ValueError(f"members must be 1, {type(self).__name__} does not stack, got {members}")
@@ -86,16 +91,12 @@ class Learner(nn.Module):
     @torch.inference_mode()
     def cost(self) -> Cost:
         "What one member costs, counted while one image goes through."
-        model, maps, flops = copy.deepcopy(self).eval(), [], []
-        def note(layer, _, out):
-            maps.append(out.numel()//self.members)
-            flops.append(2*layer.weight[0].numel()*maps[-1])
-        for layer in model.modules():
-            if _has_fan_in(layer): layer.register_forward_hook(note)
-        weights = list(model.parameters())
+        parameters = list(self.parameters())
         channels, h, w = self.shape
-        model(torch.zeros(1, self.members*channels, h, w, device=weights[0].device))
-        return Cost(sum(maps), sum(flops), sum(p.numel() for p in weights)//self.members, self.width)
+        image = torch.zeros(1, self.members*channels, h, w, device=parameters[0].device)
+        maps, flops = _count(copy.deepcopy(self).eval(), image)
+        each = [maps, flops, sum(p.numel() for p in parameters)]
+        return Cost(*(total//self.members for total in each), self.width)
 
 # %% ../../nbs/model/learner.ipynb #7a232d2c
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -129,6 +130,7 @@ def _noise(shape, n=16, seed=0):
     images = torch.from_numpy(g.uniform(-1, 1, (n, *shape)).astype(np.float32))
     return images.contiguous(memory_format=torch.channels_last), torch.arange(n)
 
+# %% ../../nbs/model/learner.ipynb #3f13c759
 def _global_rngs():
     "The state of every generator that belongs to nobody, as bytes."
     return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
