@@ -40,7 +40,8 @@ NORMS = {
 class SimpleCNN(Learner):
     """Three convolution blocks, a 128-d embedding and a linear classifier.
 
-    Weights are undefined until `draw_weights`. Raises `ValueError` for images below 8x8 pixels and for an unknown norm. Source: paper, section 3.1."""
+    Weights are undefined until `draw_weights`. Raises `ValueError` for images below 8x8 pixels and for an
+    unknown norm. Source: paper, section 3.1."""
     width, stacks = 128, True
 
     def __init__(
