@@ -14,29 +14,29 @@ import numpy as np
 # %% ../nbs/03_crn.ipynb #954f9397
 STREAMS_VERSION = 1
 PURPOSES = {  # purpose: (id, names of its coordinates)
-    "initial":  (1, ()),
-    "weights":  (2, ("evaluator",)),
-    "order":    (3, ("evaluator", "round", "epoch")),
-    "augment":  (4, ("evaluator", "round", "epoch")),
-    "noise":    (5, ("annotator", "visit")),
-    "epsilon":  (6, ()),
-    "priority": (7, ()),
-    "query":    (8, ("round",)),
-    "dropout":  (9, ("evaluator", "round", "pass")),
-    "scoring":  (10, ("round",)),
-    "stopping": (11, ("evaluator", "round", "epoch")),
-    "gumbel":   (12, ("round", "draw")),
+    "initial":    (1, ()),
+    "weights":    (2, ("evaluator",)),
+    "order":      (3, ("evaluator", "round", "epoch")),
+    "augment":    (4, ("evaluator", "round", "epoch")),
+    "noise":      (5, ("annotator", "visit")),
+    "epsilon":    (6, ()),
+    "priority":   (7, ()),
+    "query":      (8, ("round",)),
+    "dropout":    (9, ("evaluator", "round", "pass")),
+    "scoring":    (10, ("round",)),
+    "stopping":   (11, ("evaluator", "round", "epoch")),
+    "gumbel":     (12, ("round", "draw")),
     "candidates": (13, ("round",)),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 
 # %% ../nbs/03_crn.ipynb #2e2d3b93
-def strategy_id(name):
+def strategy_id(name: str) -> int:
     "The id of a strategy, below 2**32: from the table, or the CRC-32 of its name."
     return STRATEGY_IDS.get(name) or crc32(name.encode())
 
 # %% ../nbs/03_crn.ipynb #6fd7aff2
-def check_word(name, value):
+def check_word(name: str, value: int) -> int:
     "`value` as an int, or a `ValueError`: a word of 2**32 or more would spill into the next."
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not (whole and 0 <= value < 2**32):
@@ -44,7 +44,7 @@ def check_word(name, value):
     return int(value)
 
 # %% ../nbs/03_crn.ipynb #3b5ceefc
-def check_purpose(purpose):
+def check_purpose(purpose: str) -> tuple:
     "The id and coordinate names of `purpose`, or a `ValueError` that lists what there is."
     if purpose not in PURPOSES:
         raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, got {purpose!r}")
@@ -53,16 +53,13 @@ def check_purpose(purpose):
 # %% ../nbs/03_crn.ipynb #b04aa576
 @dataclass(frozen=True)
 class Streams:
-    """Every random number of one run, by purpose and coordinates.
+    """Every random number of one run, by purpose and coordinates. Raises `ValueError`.
 
-    `seed`, `replication`: whole numbers below 2**32. `strategy`: its name, used only where a
-    stream is not shared. `crn`: True shares all purposes between strategies, False none
-    (independent sampling, the control), a tuple of purposes just those. Raises `ValueError`.
     Source: paper, section 3.4; Law, Simulation Modeling and Analysis, section 11.2."""
-    seed: int
-    replication: int
-    strategy: str | None = None
-    crn: bool | tuple = True
+    seed: int                    # of the study, below 2**32
+    replication: int             # number of the random world, below 2**32
+    strategy: str | None = None  # used only where a stream is not shared
+    crn: bool | tuple = True     # purposes that strategies share: all; none (independent sampling); or these
 
     def __post_init__(self):
         for name in ("seed", "replication"): check_word(name, getattr(self, name))
@@ -72,16 +69,16 @@ class Streams:
         if self.crn is not True and self.strategy is None:
             raise ValueError(f"crn={self.crn!r} needs a strategy, got None")
 
-    def shared(self, purpose):
+    def shared(self, purpose: str) -> bool:
         "Whether all strategies get the same numbers for this purpose."
         return self.crn if isinstance(self.crn, bool) else purpose in self.crn
 
-    def __call__(self, purpose, *coordinates):
-        "A fresh `numpy.random.Generator` for `purpose` at `coordinates`; the same one every time it is asked for."
+    def __call__(self, purpose: str, *coordinates: int) -> np.random.Generator:
+        "A fresh generator for `purpose` at `coordinates`; the same one every time it is asked for."
         number, names = check_purpose(purpose)
         if len(coordinates) != len(names):
             raise ValueError(f"{purpose} takes coordinates {names}, got {coordinates}")
-        words = [check_word(*pair) for pair in zip(names, coordinates)]
+        words = [check_word(name, value) for name, value in zip(names, coordinates)]
         who = 0 if self.shared(purpose) else strategy_id(self.strategy)
         key = (self.replication, number, who, *words)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))

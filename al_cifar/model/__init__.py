@@ -8,19 +8,23 @@ __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'draw_weights', 'NORMS', 
            'padded', 'threads', 'toy_epochs', 'toy_learner', 'train', 'STOPPING', 'Plateau', 'fixed', 'TailAverage',
            'estimate_norms', 'REINITS', 'theta0']
 
-# %% ../../nbs/01_model.ipynb #1df12ed6
+# %% ../../nbs/01_model.ipynb #8d1e1ec3
 from .learner import MODELS, Cost, Learner, check_model, draw_weights
 from .simple_cnn import NORMS, GroupedLinear, SimpleCNN
 from .inference import accuracy, cast, infer, normalise, toy_images
 from .losses import LOSSES, cross_entropy
-from .training import (FILLS, Epoch, augment, mini_batches, padded, threads, toy_epochs, toy_learner,
-                                     train)
+from .training import (FILLS, Epoch, augment, mini_batches, padded, threads, toy_epochs,
+                                     toy_learner, train)
 from .stopping import STOPPING, Plateau, fixed
 from .steady import TailAverage, estimate_norms
 from .reinit import REINITS, theta0
 
-# %% ../../nbs/01_model.ipynb #51c47d2b
-_all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights", "NORMS", "GroupedLinear", "SimpleCNN", "accuracy",
-         "cast", "infer", "normalise", "toy_images", "LOSSES", "cross_entropy", "FILLS", "Epoch", "augment",
-         "mini_batches", "padded", "threads", "toy_epochs", "toy_learner", "train", "STOPPING", "Plateau", "fixed",
-         "TailAverage", "estimate_norms", "REINITS", "theta0"]
+# %% ../../nbs/01_model.ipynb #2c71409e
+_all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights",
+         "NORMS", "GroupedLinear", "SimpleCNN",
+         "accuracy", "cast", "infer", "normalise", "toy_images",
+         "LOSSES", "cross_entropy",
+         "FILLS", "Epoch", "augment", "mini_batches", "padded", "threads", "toy_epochs", "toy_learner", "train",
+         "STOPPING", "Plateau", "fixed",
+         "TailAverage", "estimate_norms",
+         "REINITS", "theta0"]

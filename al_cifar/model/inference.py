@@ -30,28 +30,7 @@ def cast(x: torch.Tensor, precision: str) -> torch.autocast:
     "A context in which operations on the device of `x` run in `precision`, \"fp32\" or \"bf16\"."
     return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
 
-# %% ../../nbs/model/inference.ipynb #8f9b1c1b
-@torch.inference_mode()
-def infer(
-    folded: Learner,           # from fold
-    x: torch.Tensor,           # (n, 3, H, W) uint8 images
-    rows=None,                 # (n,) int64 picks the images, read a batch at a time; None: all
-    batch: int | None = None,  # images at a time; None: what suits the device
-    precision: str = "fp32",   # or "bf16"
-) -> list[torch.Tensor]:       # logits (n, C) and embeddings (n, width), float32; with M members (n, M, C) and (n, M, width)
-    "What a model predicts, on the device of the images. Raises `FloatingPointError` if a logit is not finite."
-    rows = torch.arange(len(x), device=x.device) if rows is None else torch.as_tensor(rows).to(x.device)
-    batch = batch or _images_at_once(x.device, folded.members)
-    shape = (len(rows), folded.members)
-    empty = lambda width: torch.empty(*shape, width, device=x.device).squeeze(1)
-    logits, embeddings = empty(folded.n_classes), empty(folded.width)
-    for start in range(0, len(rows), batch):
-        part = slice(start, start + batch)
-        logits[part], embeddings[part] = _predict(folded, x[rows[part]], batch, precision)
-    _check_finite(logits)
-    return [logits, embeddings]
-
-# %% ../../nbs/model/inference.ipynb #862c93b6
+# %% ../../nbs/model/inference.ipynb #c44996f6
 def _images_at_once(device, members): return 125 if device.type == "cpu" else 64 + 16_000//members
 
 def _predict(folded, images, batch, precision):
@@ -62,10 +41,32 @@ def _predict(folded, images, batch, precision):
         h = folded.embedding(normalise(full))
         return folded.classify(h)[:n], h[:n]
 
+# %% ../../nbs/model/inference.ipynb #b7c1951c
 def _check_finite(logits):
     bad = len(logits) - int(logits.isfinite().flatten(1).all(1).sum())
     if not bad: return
     raise FloatingPointError(f"logits of {bad} of {len(logits)} images are not finite: training has diverged")
+
+# %% ../../nbs/model/inference.ipynb #8f9b1c1b
+@torch.inference_mode()
+def infer(
+    folded: Learner,           # from fold
+    x: torch.Tensor,           # (n, 3, H, W) uint8 images
+    rows=None,                 # (n,) int64 picks the images, read a batch at a time; None: all
+    batch: int | None = None,  # images at a time; None: what suits the device
+    precision: str = "fp32",   # or "bf16"
+) -> list[torch.Tensor]:       # logits (n, C), embeddings (n, width), float32; of M members (n, M, C), (n, M, width)
+    "What a model predicts, on the images' device. Raises `FloatingPointError` if a logit is not finite."
+    rows = torch.arange(len(x), device=x.device) if rows is None else torch.as_tensor(rows).to(x.device)
+    batch = batch or _images_at_once(x.device, folded.members)
+    shape = (len(rows), folded.members)
+    empty = lambda width: torch.empty(*shape, width, device=x.device).squeeze(1)
+    logits, embeddings = empty(folded.n_classes), empty(folded.width)
+    for start in range(0, len(rows), batch):
+        part = slice(start, start + batch)
+        logits[part], embeddings[part] = _predict(folded, x[rows[part]], batch, precision)
+    _check_finite(logits)
+    return [logits, embeddings]
 
 # %% ../../nbs/model/inference.ipynb #1331dc6c
 def accuracy(

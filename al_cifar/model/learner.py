@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'Cost', 'Learner', 'draw_weights', 'check_model']
 
-# %% ../../nbs/model/learner.ipynb #cb4d3e39
+# %% ../../nbs/model/learner.ipynb #8910e4e9
 import copy
 import pickle
 import random
@@ -18,10 +18,10 @@ from torch import nn
 
 from ..components import Register
 
-# %% ../../nbs/model/learner.ipynb #3ae7b375
+# %% ../../nbs/model/learner.ipynb #d172bbab
 MODELS = Register("model")
 
-# %% ../../nbs/model/learner.ipynb #fe80499b
+# %% ../../nbs/model/learner.ipynb #64c26c9e
 class Cost(NamedTuple):
     "What one member costs; `maps` and `flops` are for one image, forwards."
     maps: int     # values that the layers with weights put out
@@ -31,12 +31,37 @@ class Cost(NamedTuple):
 
     @property
     def train_bytes(self) -> int:
-        "Memory that training holds per image: float32 behind a layer, its norm and its ReLU, and the gradients on these."
+        "Memory that training holds per image: float32 behind layer, norm and ReLU, and their gradients."
         return 4*6*self.maps
 
-# %% ../../nbs/model/learner.ipynb #567cea3b
+# %% ../../nbs/model/learner.ipynb #15e46356
+def _keep(layer, members, of):
+    "Keep the blocks of `members` in what `layer` itself holds, `of` members so far."
+    kept = lambda value: value.unflatten(0, (of, -1))[members].flatten(0, 1)
+    for name, p in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(kept(p), requires_grad=False))
+    for name, b in list(layer.named_buffers(recurse=False)):
+        if b.ndim: setattr(layer, name, kept(b))
+    for name in ("groups", "num_groups"):  # 1 where members share their input
+        groups = getattr(layer, name, 1)
+        if groups % of == 0: setattr(layer, name, groups//of*len(members))
+
+# %% ../../nbs/model/learner.ipynb #9d04a27e
+def _has_fan_in(layer): return getattr(getattr(layer, "weight", None), "ndim", 0) > 1
+
+# %% ../../nbs/model/learner.ipynb #b7fadbed
+def _count(model, x):
+    "Values that the layers of `model` with a fan in put out for `x`, and the operations that this takes."
+    seen = []
+    def note(layer, _, out): seen.append((out.numel(), 2*layer.weight[0].numel()))
+    for layer in model.modules():
+        if _has_fan_in(layer): layer.register_forward_hook(note)
+    model(x)
+    return sum(values for values, _ in seen), sum(values*each for values, each in seen)
+
+# %% ../../nbs/model/learner.ipynb #bd68787e
 class Learner(nn.Module):
-    "A network for `n_classes` and images of `shape`; with M `members` M of them, logits (n, M, n_classes). Raises `ValueError`."
+    "A network, or several side by side. Raises `ValueError` for several of a kind that does not stack."
     stacks = False
 
     def __init__(self, n_classes: int, shape: tuple, members: int):
@@ -63,43 +88,17 @@ class Learner(nn.Module):
         part.members = len(members)
         return part.to(memory_format=torch.channels_last)
 
+    @torch.inference_mode()
     def cost(self) -> Cost:
         "What one member costs, counted while one image goes through."
-        return _count(copy.deepcopy(self).eval())
+        parameters = list(self.parameters())
+        channels, h, w = self.shape
+        image = torch.zeros(1, self.members*channels, h, w, device=parameters[0].device)
+        maps, flops = _count(copy.deepcopy(self).eval(), image)
+        each = [maps, flops, sum(p.numel() for p in parameters)]
+        return Cost(*(total//self.members for total in each), self.width)
 
-# %% ../../nbs/model/learner.ipynb #db8b6557
-def _keep(layer, members, of):
-    "Keep the blocks of `members` in what `layer` itself holds, `of` members so far."
-    kept = lambda value: value.unflatten(0, (of, -1))[members].flatten(0, 1)
-    for name, p in list(layer.named_parameters(recurse=False)):
-        setattr(layer, name, nn.Parameter(kept(p), requires_grad=False))
-    for name, b in list(layer.named_buffers(recurse=False)):
-        if b.ndim: setattr(layer, name, kept(b))
-    for name in ("groups", "num_groups"):  # 1 where members share their input
-        groups = getattr(layer, name, 1)
-        if groups % of == 0: setattr(layer, name, groups//of*len(members))
-
-# %% ../../nbs/model/learner.ipynb #7cf95073
-@torch.inference_mode()
-def _count(model):
-    "The `Cost` of a `model` that nobody else uses."
-    maps, flops, m = [], [], model.members
-
-    def note(layer, _, out):
-        maps.append(out.numel()//m)
-        flops.append(2*layer.weight[0].numel()*maps[-1])
-
-    for layer in model.modules():
-        if _has_fan_in(layer): layer.register_forward_hook(note)
-    channels, h, w = model.shape
-    some = next(model.parameters())
-    model(torch.zeros(1, m*channels, h, w, device=some.device))
-    weights = sum(p.numel() for p in model.parameters())//m
-    return Cost(sum(maps), sum(flops), weights, model.width)
-
-def _has_fan_in(layer): return getattr(getattr(layer, "weight", None), "ndim", 0) > 1
-
-# %% ../../nbs/model/learner.ipynb #537b9b06
+# %% ../../nbs/model/learner.ipynb #7a232d2c
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @torch.no_grad()
@@ -111,16 +110,18 @@ def draw_weights(
     for layer in model.modules():
         own = dict(layer.named_parameters(recurse=False))
         if _has_fan_in(layer):
-            for p in own.values(): _draw(p, layer.weight[0].numel()**-.5, model.members, generators)
+            bound = layer.weight[0].numel()**-.5
+            for p in own.values(): _draw(p.chunk(model.members), generators, bound)
         elif isinstance(layer, _NORMS): layer.reset_parameters()
-        elif own: raise ValueError(f"draw_weights knows no {type(layer).__name__}, which holds {', '.join(own)}")
+        elif own:
+            raise ValueError(f"draw_weights knows no {type(layer).__name__}, which holds {', '.join(own)}")
     return model.to(memory_format=torch.channels_last)
 
-def _draw(p, bound, members, generators):
-    for part, g in zip(p.chunk(members), generators, strict=True):
+def _draw(parts, generators, bound):
+    for part, g in zip(parts, generators, strict=True):
         part.copy_(torch.from_numpy(g.uniform(-bound, bound, part.shape)))
 
-# %% ../../nbs/model/learner.ipynb #079075e8
+# %% ../../nbs/model/learner.ipynb #a30f57ce
 def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 def _noise(shape, n=16, seed=0):
@@ -129,29 +130,37 @@ def _noise(shape, n=16, seed=0):
     images = torch.from_numpy(g.uniform(-1, 1, (n, *shape)).astype(np.float32))
     return images.contiguous(memory_format=torch.channels_last), torch.arange(n)
 
-def _global_rngs(): return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
+# %% ../../nbs/model/learner.ipynb #3f13c759
+def _global_rngs():
+    "The state of every generator that belongs to nobody, as bytes."
+    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
 
-# %% ../../nbs/model/learner.ipynb #1a7a0b03
-def _check_alone(text, model, x, y):
-    "The clauses about one member, after one forward pass in training mode: norms have seen images."
+# %% ../../nbs/model/learner.ipynb #8c7e1bb9
+def _check_gradients(text, model, x, y):
     F.cross_entropy(model.train()(x), y % model.n_classes).backward()
     for name, p in model.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all(), f"{text}: the gradient of {name} is missing or not finite"
-    with torch.inference_mode():
-        h = model.eval().embedding(x)
-        z = model.classify(h)
-        assert h.shape == (len(x), model.width), f"{text}: embeddings must be (n, width), got {tuple(h.shape)}"
-        assert z.shape == (len(x), model.n_classes), f"{text}: logits must be (n, n_classes), got {tuple(z.shape)}"
-        assert _near(z, model(x)), f"{text}: forward is not classify(embedding(x))"
-        before = [value.clone() for value in model.state_dict().values()]
-        folded = model.fold()
-        assert _near(z, folded(x)), f"{text}: the folded model does not predict what eval mode does"
-        assert _near(z, folded.pick([0])(x)), f"{text}: pick([0]) of one member is not that member"
-        assert all(map(torch.equal, before, model.state_dict().values())), f"{text}: fold changes the model"
+        finite = p.grad is not None and p.grad.isfinite().all()
+        assert finite, f"{text}: the gradient of {name} is missing or not finite"
 
-# %% ../../nbs/model/learner.ipynb #9b2d543e
+def _check_shapes(text, model, x):
+    h = model.eval().embedding(x)
+    z = model.classify(h)
+    for name, found, width in (("embeddings", h, model.width), ("logits", z, model.n_classes)):
+        wanted = len(x), width
+        assert found.shape == wanted, f"{text}: {name} must be {wanted}, got {tuple(found.shape)}"
+    assert _near(z, model(x)), f"{text}: forward is not classify(embedding(x))"
+
+# %% ../../nbs/model/learner.ipynb #a57d7fe2
+def _check_fold(text, model, x):
+    before = [value.clone() for value in model.state_dict().values()]
+    z, folded = model.eval()(x), model.fold()
+    assert _near(z, folded(x)), f"{text}: the folded model does not predict what eval mode does"
+    assert _near(z, folded.pick([0])(x)), f"{text}: pick([0]) of one member is not that member"
+    same = all(map(torch.equal, before, model.state_dict().values()))
+    assert same, f"{text}: fold changes the model"
+
+# %% ../../nbs/model/learner.ipynb #4ed7cf2e
 def _check_stack(text, stack, singles, x):
-    "The clauses about members: in `stack` each is what it is in `singles`."
     rolled = [x.roll(i, 0) for i in range(len(singles))]  # images of its own for each member
     logits = stack.train()(torch.cat(rolled, 1))
     logits.square().sum().backward()
@@ -162,33 +171,42 @@ def _check_stack(text, stack, singles, x):
         parts = [p.grad.chunk(len(singles))[i] for p in stack.parameters()]
         same = all(_near(part, p.grad) for part, p in zip(parts, one.parameters()))
         assert same, f"{text}: members side by side do not learn what they learn alone"
-    with torch.inference_mode():
-        alone = torch.stack([one.fold()(x) for one in singles], 1)
-        folded = stack.fold()
-        assert _near(folded(x), alone), f"{text}: folded members do not share the images"
-        assert _near(folded.pick([2, 0])(x), alone[:, [2, 0]]), f"{text}: pick([2, 0]) gives other members"
 
-# %% ../../nbs/model/learner.ipynb #45ea4d56
+def _check_picks(text, stack, singles, x):
+    alone = torch.stack([one.fold()(x) for one in singles], 1)
+    folded = stack.fold()
+    assert _near(folded(x), alone), f"{text}: folded members do not share the images"
+    assert _near(folded.pick([2, 0])(x), alone[:, [2, 0]]), f"{text}: pick([2, 0]) gives other members"
+
+# %% ../../nbs/model/learner.ipynb #a411f2ba
 def check_model(
-    text: str,                     # of a learner in MODELS
+    text: str,                   # of a learner in MODELS
     n_classes: int = 10,
-    shape: tuple = (3, 32, 32),    # channels, height, width
+    shape: tuple = (3, 32, 32),  # channels, height, width
 ) -> Cost:
     "Hold a learner to the contract; raises `AssertionError` that says which clause broke."
-    def made(*seeds):
-        model = MODELS.make(text)(n_classes, shape, len(seeds))
-        return draw_weights(model, *map(np.random.default_rng, seeds))
-
-    rngs = _global_rngs()
-    model, again, other = made(0), made(0), made(1)
+    rngs, x, y = _global_rngs(), *_noise(shape)
+    made = lambda *seeds: _made(text, n_classes, shape, seeds)
+    model = made(0)
     assert rngs == _global_rngs(), f"{text}: making it draws from a global generator (skip_init does not)"
-    same = all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
-    assert same, f"{text}: the same generator gives other weights"
-    assert not all(map(torch.equal, model.parameters(), other.parameters())), f"{text}: weights ignore the generator"
-    x, y = _noise(shape)
-    _check_alone(text, model, x, y)
-    if model.stacks: _check_stack(text, made(0, 1, 2), [made(0), made(1), made(2)], x)
+    again, other = ([*made(seed).state_dict().values()] for seed in (0, 1))
+    same = [torch.equal(p, q) for p, q in zip(model.state_dict().values(), again)]
+    assert all(same), f"{text}: the same generator gives other weights"
+    assert not all(map(torch.equal, again, other)), f"{text}: the weights ignore the generator"
+
+    _check_gradients(text, model, x, y)
+    with torch.inference_mode():
+        _check_shapes(text, model, x)
+        _check_fold(text, model, x)
+    if model.stacks:
+        stack, singles = made(0, 1, 2), [made(0), made(1), made(2)]
+        _check_stack(text, stack, singles, x)
+        with torch.inference_mode(): _check_picks(text, stack, singles, x)
     cost = model.cost()
     assert min(cost) > 0 and cost.width == model.width, f"{text}: the cost must be positive, got {cost}"
     assert rngs == _global_rngs(), f"{text}: using it draws from a global generator"
     return cost
+
+def _made(text, n_classes, shape, seeds):
+    model = MODELS.make(text)(n_classes, shape, len(seeds))
+    return draw_weights(model, *map(np.random.default_rng, seeds))

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['REINITS', 'theta0']
 
-# %% ../../nbs/model/reinit.ipynb #f2d02817
+# %% ../../nbs/model/reinit.ipynb #bcc3ee43
 import numpy as np
 
 from ..components import Register
 from .learner import Learner, draw_weights
 
-# %% ../../nbs/model/reinit.ipynb #2fef85ee
+# %% ../../nbs/model/reinit.ipynb #82d6fb2e
 REINITS = Register("reinit")
 
 @REINITS.register("theta0")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'GroupedLinear', 'SimpleCNN']
 
-# %% ../../nbs/model/simple_cnn.ipynb #dcaa56b8
+# %% ../../nbs/model/simple_cnn.ipynb #c48abbd1
 from itertools import pairwise
 
 import torch
@@ -17,7 +17,7 @@ from .learner import MODELS, Learner
 
 # %% ../../nbs/model/simple_cnn.ipynb #aa0a3571
 class GroupedLinear(nn.Linear):
-    "`groups` linear maps: (n, groups, i) to (n, groups, o). One group is a plain `nn.Linear` to the last bit."
+    "`groups` linear maps: (n, groups, i) to (n, groups, o). One is a plain `nn.Linear` to the last bit."
     def __init__(self, i: int, o: int, groups: int, device=None):
         super().__init__(i, groups*o, device=device)
         self.groups = groups
@@ -29,7 +29,7 @@ class GroupedLinear(nn.Linear):
         bias = self.bias.view(self.groups, 1, -1)
         return torch.baddbmm(bias, x, weight).transpose(0, 1)
 
-# %% ../../nbs/model/simple_cnn.ipynb #921ac029
+# %% ../../nbs/model/simple_cnn.ipynb #c0567fec
 NORMS = {
     "batch": lambda channels, members: nn.BatchNorm2d(channels),
     "group": lambda channels, members: nn.GroupNorm(8*members, channels),
@@ -38,9 +38,10 @@ NORMS = {
 # %% ../../nbs/model/simple_cnn.ipynb #da8baf32
 @MODELS.register("simple_cnn")
 class SimpleCNN(Learner):
-    """Three convolution blocks, a 128-d embedding and a linear classifier. Weights are undefined until `draw_weights`.
+    """Three convolution blocks, a 128-d embedding and a linear classifier.
 
-    Raises `ValueError` for images below 8x8 pixels and for an unknown norm. Source: paper, section 3.1."""
+    Weights are undefined until `draw_weights`. Raises `ValueError` for images below 8x8 pixels and for an
+    unknown norm. Source: paper, section 3.1."""
     width, stacks = 128, True
 
     def __init__(
@@ -69,7 +70,7 @@ class SimpleCNN(Learner):
         return F.relu(self.embed(x))
 
     def fold(self) -> Learner:
-        "A copy for inference, batch norm folded into the convolutions, images (n, *shape) shared by the members."
+        "A copy for inference: batch norm is in the convolutions, images (n, *shape) are shared."
         folded = super().fold()
         for i, norm in enumerate(folded.norms):
             if not isinstance(norm, nn.BatchNorm2d): continue

@@ -19,7 +19,7 @@ def estimate_norms(
     x: torch.Tensor,  # (n, 3, H, W) uint8 images, not augmented; M members side by side along the channels
     most: int = 500,  # images in a part; there are as few and as equal parts as can be
 ) -> Learner:
-    "Estimate the batch-norm statistics anew. Source: Izmailov et al. (2018), section 3.2; `torch.optim.swa_utils`."
+    "Estimate the batch-norm statistics anew. Source: Izmailov et al. (2018), section 3.2."
     parts = -(-len(x)//most)
     with threads(1): update_bn((normalise(x[part::parts]) for part in range(parts)), model)
     return model
@@ -42,5 +42,6 @@ class TailAverage:
         x: torch.Tensor,  # (n, 3, H, W) uint8 images for the batch-norm statistics
     ) -> Learner:
         "The averaged model. Raises `ValueError` before the last step."
-        if self.done != self.steps: raise ValueError(f"steps must be the steps trained, {self.done}, got {self.steps}")
+        if self.done != self.steps:
+            raise ValueError(f"steps must be the steps trained, {self.done}, got {self.steps}")
         return estimate_norms(self.mean.module, x)

@@ -34,7 +34,8 @@ class Plateau:
         "Whether to stop after this epoch."
         self.epochs += 1
         if self.epochs < 2: return False
-        if self.scheduler is None: self.scheduler = ReduceLROnPlateau(optimiser, mode="max", factor=.5, patience=2)
+        if self.scheduler is None:
+            self.scheduler = ReduceLROnPlateau(optimiser, mode="max", factor=.5, patience=2)
         measured = self.measure(model, self.epochs - 1)
         self.scheduler.step(measured)
         self.waited = 0 if measured > self.best else self.waited + 1

@@ -27,15 +27,15 @@ def padded(
     pad: int,         # pixels on each side
     fill: str,        # one of FILLS
 ) -> torch.Tensor:    # (n, 3, H + 2 pad, W + 2 pad)
-    "Images with a border. Raises `ValueError` for an unknown fill, or for a mirror image wider than the image."
+    "Images with a border. Raises `ValueError` for an unknown fill, or if a mirror image would not fit."
     if fill not in FILLS: raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
     if fill != "reflect": return F.pad(x, (pad,)*4, value=128*(fill == "grey"))
     rows, columns = (_mirrored(size, pad, x.device) for size in x.shape[-2:])
     return x[:, :, rows][:, :, :, columns]
 
 def _mirrored(size, pad, device):
-    "Indices from -`pad` to `size` + `pad`, mirrored at 0 and at `size` - 1 (`F.pad` does not do this for uint8)."
-    if pad >= size: raise ValueError(f"pad must be below {size}, the size of the images, for fill='reflect', got {pad}")
+    "Indices from -`pad` to `size` + `pad`, mirrored at 0 and `size` - 1 (`F.pad` cannot do this with uint8)."
+    if pad >= size: raise ValueError(f"pad must be below the images' {size} pixels to reflect them, got {pad}")
     at = torch.arange(-pad, size + pad, device=device).abs()
     return torch.minimum(at, 2*(size - 1) - at)
 
@@ -83,8 +83,8 @@ def toy_epochs(n: int, epochs: int, seed: int = 0, pad: int = 2) -> Iterator[Epo
 def mini_batches(
     order: torch.Tensor,        # (n,) or (M, n) int64
     batch: int,                 # images in a step; the last step may have fewer
-) -> tuple[torch.Tensor, ...]:  # (at most batch, M) each: rows of the members' images, one member after the other
-    "The steps of an epoch."
+) -> tuple[torch.Tensor, ...]:  # (at most batch, M) each
+    "The steps of an epoch: rows in all members' images, which stand one member after the other."
     columns = order.reshape(-1, order.shape[-1]).T  # (n, M)
     n, m = columns.shape
     return (columns + n*torch.arange(m, device=order.device)).split(batch)
@@ -134,7 +134,7 @@ def toy_learner(
     weights: int = 0,       # seed of the initial weights
     order: int = 0,         # seed of order and crops
     n: int = 200,           # images
-    norm: str = "batch",
+    norm: str = "batch",    # or "group"
     **settings,             # of train
 ) -> Learner:
     "A `SimpleCNN` trained on the first `n` toy images."
