@@ -7,7 +7,7 @@ __all__ = ['STRATEGIES', 'CLAUSES', 'PAPER_NAMES', 'check_needs', 'check_signatu
            'stacked_of', 'random', 'top_k', 'check_picks', 'select', 'clause', 'leaves_view', 'answers', 'takes_equals',
            'is_deterministic', 'uses_only_g', 'ignores_storage', 'needs_what_it_says', 'stacks', 'check_strategy']
 
-# %% ../../nbs/strategies/contract.ipynb #926b64f3
+# %% ../../nbs/strategies/contract.ipynb #c354917d
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from ..components import Register
 from .view import NEEDS, PoolView, toy_view
 
-# %% ../../nbs/strategies/contract.ipynb #42be93d3
+# %% ../../nbs/strategies/contract.ipynb #e4fef174
 STRATEGIES = Register("strategy")
 
 def check_needs(needs: tuple) -> tuple:
@@ -27,18 +27,19 @@ def check_needs(needs: tuple) -> tuple:
     if unknown: raise ValueError(f"needs must be out of {', '.join(NEEDS)}, got {unknown[0]!r}")
     return tuple(needs)
 
-# %% ../../nbs/strategies/contract.ipynb #cd8586a8
+# %% ../../nbs/strategies/contract.ipynb #d04b0ff1
 def check_signature(strategy: Callable) -> None:
     "A `ValueError` unless `strategy` takes (view, k, g), and keyword-only parameters."
-    arguments = inspect.signature(strategy).parameters.values()
-    given = [a for a in arguments if a.kind is not a.KEYWORD_ONLY]
-    if len(given) == 3 and all(a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in given): return
-    raise ValueError(f"a strategy must take (view, k, g) and keyword-only parameters, got {inspect.signature(strategy)}")
+    form = inspect.signature(strategy)
+    given = [a for a in form.parameters.values() if a.kind is not a.KEYWORD_ONLY]
+    plain = all(a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in given)
+    if len(given) != 3 or not plain:
+        raise ValueError(f"a strategy must take (view, k, g) and keyword-only parameters, got {form}")
 
-# %% ../../nbs/strategies/contract.ipynb #d654b90a
+# %% ../../nbs/strategies/contract.ipynb #042ef89b
 def register(
     name: str,                        # an identifier; the package's own names are taken
-    needs: tuple | Callable = (),     # quantities of the view; or a function of the parameters that returns them
+    needs: tuple | Callable = (),     # quantities of the view, or a function of the parameters that gives them
     stacked: Callable | None = None,  # of the parameters: None, or how to serve many pools at once, see below
     **facts,                          # see Component; check(**parameters) raises a ValueError
 ) -> Callable:
@@ -50,32 +51,32 @@ def register(
         return add(strategy)
     return checked
 
-# %% ../../nbs/strategies/contract.ipynb #f91e6be7
+# %% ../../nbs/strategies/contract.ipynb #8a987de1
 def needs_of(text: str) -> tuple:
     "The quantities of a view that the strategy `text` says it reads."
     component, values = STRATEGIES.find(text)
     needs = component.facts["needs"]
     return check_needs(needs(**values)) if callable(needs) else needs
 
-# %% ../../nbs/strategies/contract.ipynb #29406995
+# %% ../../nbs/strategies/contract.ipynb #340fafa8
 def sources_of(text: str) -> set:
     "The sources of a view that the strategy `text` said it needs."
     return {source for need in needs_of(text) for source in NEEDS[need]}
 
-# %% ../../nbs/strategies/contract.ipynb #b084a008
+# %% ../../nbs/strategies/contract.ipynb #e33d24bb
 def stacked_of(text: str) -> Callable | None:
     "How the strategy `text` serves many pools of equal size together; None if it cannot."
     component, values = STRATEGIES.find(text)
     stacked = component.facts["stacked"]
     return stacked(**values) if stacked else None
 
-# %% ../../nbs/strategies/contract.ipynb #3e2fbe6a
+# %% ../../nbs/strategies/contract.ipynb #13505957
 @register("random")
 def random(view: PoolView, k: int, g: np.random.Generator) -> np.ndarray:
-    "`k` images uniformly without replacement: the first ones left in the ranking. Source: paper, section 3.3."
+    "`k` images uniformly without replacement: the first left in the ranking. Source: paper, section 3.3."
     return view.priority.argsort()[:k]
 
-# %% ../../nbs/strategies/contract.ipynb #726cc5b2
+# %% ../../nbs/strategies/contract.ipynb #50ba8ff7
 def top_k(
     scores: np.ndarray,    # (n,)
     priority: np.ndarray,  # (n,) distinct ranks
@@ -84,7 +85,7 @@ def top_k(
     "Positions of the `k` largest `scores`, largest first, ties by lowest `priority`."
     return np.lexsort((priority, -scores))[:k]
 
-# %% ../../nbs/strategies/contract.ipynb #3502547a
+# %% ../../nbs/strategies/contract.ipynb #3202e4fe
 def check_picks(
     text: str,           # the strategy, for the error
     picks: np.ndarray,   # what it returned
@@ -92,27 +93,28 @@ def check_picks(
     n: int,              # images in the pool
 ) -> np.ndarray:         # (k,) int64
     "The answer of a strategy, if it is `k` distinct positions in the pool; a `ValueError` if not."
+    who = f"strategy {text!r}"
     if picks.shape != (k,) or picks.dtype.kind not in "iu":
-        raise ValueError(f"strategy {text!r} must return {k} integers, got shape {picks.shape} of {picks.dtype}")
-    if picks.min() < 0 or picks.max() >= n:
-        raise ValueError(f"strategy {text!r} must return positions in 0..{n - 1}, got {picks.min()}..{picks.max()}")
-    if len(np.unique(picks)) < k: raise ValueError(f"strategy {text!r} returned an image more than once")
+        raise ValueError(f"{who} must return {k} integers, got shape {picks.shape} of {picks.dtype}")
+    low, high = picks.min(), picks.max()
+    if low < 0 or high >= n: raise ValueError(f"{who} must return positions in 0..{n - 1}, got {low}..{high}")
+    if len(np.unique(picks)) < k: raise ValueError(f"{who} returned an image more than once")
     return picks.astype(np.int64)
 
-# %% ../../nbs/strategies/contract.ipynb #99e580ee
+# %% ../../nbs/strategies/contract.ipynb #9927b453
 def select(
     text: str,               # the strategy, such as random or power(beta=2.0)
     view: PoolView,
     k: int,                  # images wanted
     g: np.random.Generator,
 ) -> np.ndarray:             # (k,) distinct positions in 0..n-1, int64
-    "Ask a strategy for images of a view. A `ValueError` if the pool is too small or the answer breaks the contract."
+    "Ask a strategy for images of a view. A `ValueError` if the pool is too small or the answer is wrong."
     strategy = STRATEGIES.make(text)
     if not 1 <= k <= view.n: raise ValueError(f"k must be in 1..{view.n} (the pool), got {k}")
     with threadpool_limits(limits=1): picks = np.asarray(strategy(view, k, g))
     return check_picks(text, picks, k, view.n)
 
-# %% ../../nbs/strategies/contract.ipynb #b7e46244
+# %% ../../nbs/strategies/contract.ipynb #df6f21fa
 CLAUSES = {}  # what is said of a strategy that breaks the clause: does strategy `text` hold to it
 
 def clause(broken: str) -> Callable:
@@ -126,7 +128,7 @@ def _ask(text, view, k, seed):
     "Dataset indices that the strategy picks."
     return view.index[select(text, view, k, np.random.default_rng(seed))]
 
-# %% ../../nbs/strategies/contract.ipynb #aece47c6
+# %% ../../nbs/strategies/contract.ipynb #4bc589b7
 @clause("changes the view")
 def leaves_view(text: str, k: int, seed: int) -> bool:
     "Whether the view is the same afterwards. Other faults are left to other clauses."
@@ -137,23 +139,29 @@ def leaves_view(text: str, k: int, seed: int) -> bool:
     except ValueError as error: return "read-only" not in str(error)
     return all(map(np.array_equal, parts, before))
 
-# %% ../../nbs/strategies/contract.ipynb #a32d58ee
+# %% ../../nbs/strategies/contract.ipynb #e92dc4d6
 @clause("does not give k distinct images of the pool")
 def answers(text: str, k: int, seed: int) -> bool:
     "Whether `select` accepts the answer for some images, for one, and for all."
     for n, wanted in ((200, k), (200, 1), (7, 7)): _ask(text, toy_view(n, seed=seed), wanted, seed)
     return True
 
+# %% ../../nbs/strategies/contract.ipynb #cae6779f
+def _ones(source):
+    "A source with 1 in place of all numbers."
+    def give():
+        given = source()
+        return tuple(map(np.ones_like, given)) if isinstance(given, tuple) else np.ones_like(given)
+    return give
+
 @clause("fails if all images are alike")
 def takes_equals(text: str, k: int, seed: int) -> bool:
     "Whether it picks from images with the same logits and embeddings."
     view = toy_view(seed=seed)
-    for source in ("forward", "labelled_forward"):
-        view.sources[source] = lambda outputs=view.sources[source](): tuple(map(np.ones_like, outputs))
-    view.sources["committee"] = lambda logits=view.sources["committee"](): np.ones_like(logits)
+    for name in ("forward", "labelled_forward", "committee"): view.sources[name] = _ones(view.sources[name])
     return len(_ask(text, view, k, seed)) == k
 
-# %% ../../nbs/strategies/contract.ipynb #016f1f89
+# %% ../../nbs/strategies/contract.ipynb #3bd50497
 def _global_states(): return torch.get_rng_state().numpy(), np.random.get_state()[1], np.random.get_state()[2]
 
 @clause("is not deterministic given g")
@@ -169,7 +177,7 @@ def uses_only_g(text: str, k: int, seed: int) -> bool:
     _ask(text, toy_view(seed=seed), k, seed)
     return all(map(np.array_equal, before, _global_states()))
 
-# %% ../../nbs/strategies/contract.ipynb #d112ab39
+# %% ../../nbs/strategies/contract.ipynb #da88db72
 @clause("depends on the order in which the pool is stored")
 def ignores_storage(text: str, k: int, seed: int) -> bool:
     "Whether the same images are picked from a pool that is stored in another order."
@@ -186,7 +194,7 @@ def needs_what_it_says(text: str, k: int, seed: int) -> bool:
     lazy.sources = {name: lazy.sources[name] for name in sources_of(text)}
     return np.array_equal(_ask(text, lazy, k, seed), expected)
 
-# %% ../../nbs/strategies/contract.ipynb #ceaaadb9
+# %% ../../nbs/strategies/contract.ipynb #8e2bd417
 @clause("does not serve many pools as it serves one")
 def stacks(text: str, k: int, seed: int) -> bool:
     "Whether `stacked`, if there is any, gives each pool k distinct rows, the same alone as in company."
@@ -199,7 +207,7 @@ def stacks(text: str, k: int, seed: int) -> bool:
     for row in rows: check_picks(text, row, k, pools.shape[1])
     return np.array_equal(rows[1:], alone)
 
-# %% ../../nbs/strategies/contract.ipynb #c0750a1d
+# %% ../../nbs/strategies/contract.ipynb #ea024154
 def check_strategy(
     text: str,   # a strategy, with parameters if you like
     k: int = 7,  # images to ask for, at most 200
@@ -212,5 +220,5 @@ def check_strategy(
             except ValueError as error: kept, why = False, f": {error}"
             assert kept, f"{text} {broken}{why}"
 
-# %% ../../nbs/strategies/contract.ipynb #e591e128
+# %% ../../nbs/strategies/contract.ipynb #a64d67e6
 PAPER_NAMES = {"uncertainty": "least_confidence", "diversity": "kmeans"}

@@ -5,27 +5,28 @@
 # %% auto #0
 __all__ = ['ASSIGN', 'nearest_distinct', 'nearest_members', 'fit_clusters', 'check_assign', 'stacked_form', 'kmeans']
 
-# %% ../../nbs/strategies/diversity.ipynb #bef9acba
+# %% ../../nbs/strategies/diversity.ipynb #2b5dd4a6
 import numpy as np
 
 from .contract import register
 from .stacked_kmeans import kmeans_together
 from .view import PoolView
 
-# %% ../../nbs/strategies/diversity.ipynb #72a028cd
+# %% ../../nbs/strategies/diversity.ipynb #cba8d15f
 def nearest_distinct(
     points: np.ndarray,     # (n, d)
     centroids: np.ndarray,  # (k, d), k at most n
 ) -> np.ndarray:            # (k,) distinct positions
     "For each centroid in turn, the nearest of the points that are not taken yet."
-    distance = (points**2).sum(1)[:, None] - 2*points @ centroids.T  # less |centroid|^2, the same for all points
+    norms = (points**2).sum(1)
+    distance = norms[:, None] - 2*points @ centroids.T  # less |centroid|^2, the same for all points
     taken = []
     for column in distance.T:
         column[taken] = np.inf
         taken.append(int(column.argmin()))
     return np.array(taken)
 
-# %% ../../nbs/strategies/diversity.ipynb #c3bbe1dc
+# %% ../../nbs/strategies/diversity.ipynb #db6cce53
 def nearest_members(
     points: np.ndarray,     # (n, d)
     centroids: np.ndarray,  # (k, d)
@@ -37,7 +38,7 @@ def nearest_members(
     _, first = np.unique(labels[by_cluster], return_index=True)
     return by_cluster[first]
 
-# %% ../../nbs/strategies/diversity.ipynb #191629e9
+# %% ../../nbs/strategies/diversity.ipynb #925f1202
 def fit_clusters(
     points: np.ndarray,      # (n, d)
     k: int,
@@ -48,7 +49,7 @@ def fit_clusters(
     from sklearn.cluster import MiniBatchKMeans  # slow to import
     return MiniBatchKMeans(k, random_state=int(g.integers(2**32)), **options).fit(points)
 
-# %% ../../nbs/strategies/diversity.ipynb #c942286a
+# %% ../../nbs/strategies/diversity.ipynb #2bc105a2
 def _kmeans_nearest(points, k, g):
     return nearest_distinct(points, fit_clusters(points, k, g, batch_size=1000).cluster_centers_)
 
@@ -64,7 +65,7 @@ def check_assign(assign: str) -> None:
     "A `ValueError` unless `assign` is one of `ASSIGN`."
     if assign not in ASSIGN: raise ValueError(f"assign must be one of {', '.join(ASSIGN)}, got {assign!r}")
 
-# %% ../../nbs/strategies/diversity.ipynb #bf2d6384
+# %% ../../nbs/strategies/diversity.ipynb #f86e0a8d
 def stacked_form(assign: str):
     "How `kmeans` serves many pools at once, see `stacked_of`."
     return kmeans_together if assign == "nearest" else None
