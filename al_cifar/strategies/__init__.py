@@ -14,7 +14,7 @@ from .uncertainty import least_confidence
 from .diversity import kmeans, nearest_distinct, nearest_members
 from .view import NEEDS, QUANTITIES, PoolView, quantity, toy_view
 
-# %% ../../nbs/02_strategies.ipynb #a233a7ce
+# %% ../../nbs/02_strategies.ipynb #ce4dfaee
 _all_ = ["NEEDS", "PAPER_NAMES", "QUANTITIES", "STRATEGIES", "PoolView", "check_strategy", "kmeans",
          "least_confidence", "nearest_distinct", "nearest_members", "needs_of", "quantity", "random",
          "register", "select", "sources_of", "stacked_of", "top_k", "toy_view"]

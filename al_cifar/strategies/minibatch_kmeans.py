@@ -29,7 +29,7 @@ def toy_stack(
     x = [centres[m, group(m)] + g.normal(size=(n, d)) for m in range(M)]
     return torch.tensor(np.array(x), dtype=dtype)
 
-# %% ../../nbs/strategies/minibatch_kmeans.ipynb #3a65c3a8
+# %% ../../nbs/strategies/minibatch_kmeans.ipynb #4830ddc9
 def take(
     x: torch.Tensor,   # (M, n, ...)
     at: torch.Tensor,  # (M, t) positions in 0..n-1
@@ -150,7 +150,7 @@ class Fit(NamedTuple):
     running: torch.Tensor    # (M,) bool
     steps: torch.Tensor      # (M,) int64, taken so far
 
-# %% ../../nbs/strategies/minibatch_kmeans.ipynb #0505e6d1
+# %% ../../nbs/strategies/minibatch_kmeans.ipynb #280d5565
 def begin(centroids: torch.Tensor) -> Fit:
     "The `Fit` before the first step from `centroids` (M, k, d)."
     counts = torch.zeros_like(centroids[:, :, 0])

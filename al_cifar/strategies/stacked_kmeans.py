@@ -6,7 +6,7 @@
 __all__ = ['check_points', 'check_generators', 'check_counts', 'stacked_kmeans', 'stacked_inertia', 'check_alike',
            'stacked_nearest', 'kmeans_together']
 
-# %% ../../nbs/strategies/stacked_kmeans.ipynb #cb0ae2f3
+# %% ../../nbs/strategies/stacked_kmeans.ipynb #c4fadbf9
 from numbers import Integral
 
 import numpy as np
@@ -28,7 +28,7 @@ def check_points(x: torch.Tensor, k: int) -> None:
         m, i, j = (~finite).nonzero()[0].tolist()
         raise ValueError(f"x must be finite, got {x[m, i, j].item()} in member {m}, point {i}")
 
-# %% ../../nbs/strategies/stacked_kmeans.ipynb #71343870
+# %% ../../nbs/strategies/stacked_kmeans.ipynb #b446610e
 def check_generators(generators: list, M: int) -> None:
     "Raise `ValueError` unless `generators` are `M` of `numpy.random.Generator`."
     wrong = [g for g in generators if not isinstance(g, np.random.Generator)]
@@ -36,7 +36,7 @@ def check_generators(generators: list, M: int) -> None:
     if len(generators) != M:
         raise ValueError(f"generators must be {M}, one per member of x, got {len(generators)}")
 
-# %% ../../nbs/strategies/stacked_kmeans.ipynb #d446ab63
+# %% ../../nbs/strategies/stacked_kmeans.ipynb #8fd33d34
 def check_counts(**counts: int) -> None:
     "Raise `ValueError` unless all `counts` are whole numbers above 0."
     for name, value in counts.items():
@@ -80,7 +80,7 @@ def stacked_inertia(
     "Sum of the squared distances from each point to its nearest centroid."
     return sum(assign(part, centroids)[1].double().sum(1) for part in x.split(chunk, 1))
 
-# %% ../../nbs/strategies/stacked_kmeans.ipynb #6f8f3348
+# %% ../../nbs/strategies/stacked_kmeans.ipynb #39e07146
 def check_alike(x: torch.Tensor, centroids: torch.Tensor) -> None:
     "Raise `ValueError` unless `centroids` (M, k, d) are of the members, size and dtype of the points `x` (M, n, d)."
     M, _, d = x.shape

@@ -7,7 +7,7 @@ __all__ = ['QUANTITIES', 'NEEDS', 'read_only', 'PoolView', 'Quantity', 'quantity
            'labelled_probs', 'labelled_embeddings', 'mc_probs', 'committee_probs', 'images', 'gumbel', 'candidates',
            'toy_view']
 
-# %% ../../nbs/strategies/view.ipynb #99cf638f
+# %% ../../nbs/strategies/view.ipynb #fcd0bc49
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from inspect import signature
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-# %% ../../nbs/strategies/view.ipynb #f9a176fe
+# %% ../../nbs/strategies/view.ipynb #997d2fac
 def read_only(value):
     "`value` if it is no array; an array, or a tuple or list of arrays, as arrays that cannot be written to."
     if isinstance(value, (tuple, list)): return tuple(map(read_only, value))
@@ -27,7 +27,7 @@ def read_only(value):
     locked.flags.writeable = False
     return locked
 
-# %% ../../nbs/strategies/view.ipynb #58a74994
+# %% ../../nbs/strategies/view.ipynb #8e0a6573
 class PoolView:
     "What a strategy may know about the unlabelled pool of n images; `QUANTITIES` lists what it can compute."
     def __init__(
@@ -67,7 +67,7 @@ class PoolView:
         "Logits and embeddings of the labelled images, from one forward pass."
         return self.ask("labelled_forward")
 
-# %% ../../nbs/strategies/view.ipynb #77d5f7c0
+# %% ../../nbs/strategies/view.ipynb #4a2b88f5
 class Quantity(NamedTuple):
     "What a view can compute."
     call: str       # as a strategy writes it
@@ -78,7 +78,7 @@ class Quantity(NamedTuple):
 QUANTITIES = {}  # what views can compute, by name
 NEEDS = {}       # the sources of each
 
-# %% ../../nbs/strategies/view.ipynb #5d0f83e3
+# %% ../../nbs/strategies/view.ipynb #828a55f3
 def quantity(
     shape: str,             # such as (n, C) float64, for the reader
     *sources: str,          # the functions of the view that it comes from
@@ -103,7 +103,7 @@ def quantity(
         return compute
     return declare
 
-# %% ../../nbs/strategies/view.ipynb #f0b7e32f
+# %% ../../nbs/strategies/view.ipynb #09b4db9b
 @quantity("(n, C) float32", "forward")
 def logits(view: PoolView) -> np.ndarray:
     "Logits of the pool."
@@ -114,16 +114,16 @@ def embeddings(view: PoolView) -> np.ndarray:
     "Embeddings of the pool."
     return view.outputs[1]
 
-# %% ../../nbs/strategies/view.ipynb #24f60051
+# %% ../../nbs/strategies/view.ipynb #cc9a24bc
 def _probabilities(logits): return softmax(logits.astype(np.float64), axis=-1)
 
-# %% ../../nbs/strategies/view.ipynb #aa2b3edb
+# %% ../../nbs/strategies/view.ipynb #ccf281af
 @quantity("(n, C) float64", "forward")
 def probs(view: PoolView) -> np.ndarray:
     "Class probabilities of the pool."
     return _probabilities(view.logits)
 
-# %% ../../nbs/strategies/view.ipynb #6c15eea6
+# %% ../../nbs/strategies/view.ipynb #ca48b816
 @quantity("(L, C) float64", "labelled_forward")
 def labelled_probs(view: PoolView) -> np.ndarray:
     "Class probabilities of the labelled images."
@@ -134,7 +134,7 @@ def labelled_embeddings(view: PoolView) -> np.ndarray:
     "Embeddings of the labelled images."
     return view.labelled_outputs[1]
 
-# %% ../../nbs/strategies/view.ipynb #b6ce2fde
+# %% ../../nbs/strategies/view.ipynb #5fb175ed
 @quantity("(T, n, C) float64", "forward", "masks", "classify")
 def mc_probs(view: PoolView, T: int) -> np.ndarray:
     "Class probabilities under `T` dropout masks on the embedding."
@@ -146,13 +146,13 @@ def committee_probs(view: PoolView) -> np.ndarray:
     "Class probabilities by each of m independent trainings."
     return _probabilities(view.ask("committee"))
 
-# %% ../../nbs/strategies/view.ipynb #08c92165
+# %% ../../nbs/strategies/view.ipynb #7bcb7ce9
 @quantity("(n, 3, H, W) uint8 tensor", "images", method=True)
 def images(view: PoolView) -> torch.Tensor:
     "Images of the pool."
     return view.ask("images")
 
-# %% ../../nbs/strategies/view.ipynb #fa0ea8bb
+# %% ../../nbs/strategies/view.ipynb #24d772ae
 @quantity("(n,) float64", "gumbel")
 def gumbel(view: PoolView, draw: int) -> np.ndarray:
     "Standard Gumbel numbers, one per image, for the draw of this number."
@@ -164,7 +164,7 @@ def candidates(view: PoolView, count: int) -> np.ndarray:
     by_key = np.lexsort((view.priority, view.ask("keys")))
     return np.sort(by_key[:count])
 
-# %% ../../nbs/strategies/view.ipynb #4122894b
+# %% ../../nbs/strategies/view.ipynb #b1c28fbe
 def toy_view(
     n: int = 200,
     n_classes: int = 4,
