@@ -8,13 +8,13 @@ __all__ = ['NEEDS', 'PAPER_NAMES', 'QUANTITIES', 'STRATEGIES', 'PoolView', 'chec
            'stacked_of', 'top_k', 'toy_view']
 
 # %% ../../nbs/02_strategies.ipynb #39e26d7d
-from .contract import (PAPER_NAMES, STRATEGIES, check_strategy, needs_of, random, register, select,
-                                          sources_of, stacked_of, top_k)
+from .contract import (PAPER_NAMES, STRATEGIES, check_strategy, needs_of, random, register,
+                                          select, sources_of, stacked_of, top_k)
 from .uncertainty import least_confidence
 from .diversity import kmeans, nearest_distinct, nearest_members
 from .view import NEEDS, QUANTITIES, PoolView, quantity, toy_view
 
-# %% ../../nbs/02_strategies.ipynb #6616dcf6
-_all_ = ["NEEDS", "PAPER_NAMES", "QUANTITIES", "STRATEGIES", "PoolView", "check_strategy", "kmeans", "least_confidence",
-         "nearest_distinct", "nearest_members", "needs_of", "quantity", "random", "register", "select", "sources_of",
-         "stacked_of", "top_k", "toy_view"]
+# %% ../../nbs/02_strategies.ipynb #ce4dfaee
+_all_ = ["NEEDS", "PAPER_NAMES", "QUANTITIES", "STRATEGIES", "PoolView", "check_strategy", "kmeans",
+         "least_confidence", "nearest_distinct", "nearest_members", "needs_of", "quantity", "random",
+         "register", "select", "sources_of", "stacked_of", "top_k", "toy_view"]

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['least_confidence']
 
-# %% ../../nbs/strategies/uncertainty.ipynb #4cefa49b
+# %% ../../nbs/strategies/uncertainty.ipynb #8b2ca325
 import numpy as np
 
 from .contract import register, top_k
 from .view import PoolView
 
-# %% ../../nbs/strategies/uncertainty.ipynb #7c3820f4
+# %% ../../nbs/strategies/uncertainty.ipynb #c205445a
 @register("least_confidence", needs=("probs",))
 def least_confidence(view: PoolView, k: int, g: np.random.Generator) -> np.ndarray:
     "The `k` largest 1 - max p, equation (1). Source: paper, section 3.3; Lewis and Gale (1994)."

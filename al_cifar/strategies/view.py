@@ -7,7 +7,7 @@ __all__ = ['QUANTITIES', 'NEEDS', 'read_only', 'PoolView', 'Quantity', 'quantity
            'labelled_probs', 'labelled_embeddings', 'mc_probs', 'committee_probs', 'images', 'gumbel', 'candidates',
            'toy_view']
 
-# %% ../../nbs/strategies/view.ipynb #7d2a7d3a
+# %% ../../nbs/strategies/view.ipynb #fcd0bc49
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from inspect import signature
@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-# %% ../../nbs/strategies/view.ipynb #2a41d7cd
+# %% ../../nbs/strategies/view.ipynb #997d2fac
 def read_only(value):
-    "`value` as arrays that cannot be written to: an array, or a tuple or list of them; anything else as it is."
+    "`value` if it is no array; an array, or a tuple or list of arrays, as arrays that cannot be written to."
     if isinstance(value, (tuple, list)): return tuple(map(read_only, value))
     if not isinstance(value, np.ndarray): return value
     locked = value.view()
     locked.flags.writeable = False
     return locked
 
-# %% ../../nbs/strategies/view.ipynb #9431b898
+# %% ../../nbs/strategies/view.ipynb #8e0a6573
 class PoolView:
-    "What a strategy may know about the unlabelled pool of n images; `QUANTITIES` lists all that it can compute."
+    "What a strategy may know about the unlabelled pool of n images; `QUANTITIES` lists what it can compute."
     def __init__(
         self,
         index: np.ndarray,              # (n,) int64 dataset indices
@@ -67,7 +67,7 @@ class PoolView:
         "Logits and embeddings of the labelled images, from one forward pass."
         return self.ask("labelled_forward")
 
-# %% ../../nbs/strategies/view.ipynb #1ff3c092
+# %% ../../nbs/strategies/view.ipynb #4a2b88f5
 class Quantity(NamedTuple):
     "What a view can compute."
     call: str       # as a strategy writes it
@@ -75,31 +75,35 @@ class Quantity(NamedTuple):
     sources: tuple
     doc: str
 
-QUANTITIES = {}
+QUANTITIES = {}  # what views can compute, by name
+NEEDS = {}       # the sources of each
 
+# %% ../../nbs/strategies/view.ipynb #828a55f3
 def quantity(
     shape: str,             # such as (n, C) float64, for the reader
     *sources: str,          # the functions of the view that it comes from
     method: bool = False,   # a method, though it takes no argument
 ) -> Callable:
-    "Decorator: a function of a view becomes something that every `PoolView` offers, under the function's name."
+    "Decorator: a function of a view becomes a quantity that every `PoolView` offers, under its name."
     def declare(compute):
-        name, (_, *takes) = compute.__name__, signature(compute).parameters
-        method_too = method or bool(takes)
-        call = f"{name}({', '.join(takes)})" if method_too else name
+        name, form = compute.__name__, signature(compute)
+        _, *takes = form.parameters
 
         @wraps(compute)
         def once(self, *args, **named):
-            key = (name, *signature(compute).bind(self, *args, **named).args[1:])
-            if key not in self.known: self.known[key] = read_only(compute(self, *args, **named))
+            given = form.bind(self, *args, **named).args[1:]
+            key = name, *given
+            if key not in self.known: self.known[key] = read_only(compute(self, *given))
             return self.known[key]
 
-        setattr(PoolView, name, once if method_too else property(once))
-        QUANTITIES[name] = Quantity(call, shape, sources, compute.__doc__)
+        is_method = method or bool(takes)
+        setattr(PoolView, name, once if is_method else property(once))
+        call = f"{name}({', '.join(takes)})" if is_method else name
+        QUANTITIES[name], NEEDS[name] = Quantity(call, shape, sources, compute.__doc__), sources
         return compute
     return declare
 
-# %% ../../nbs/strategies/view.ipynb #4d9eae50
+# %% ../../nbs/strategies/view.ipynb #09b4db9b
 @quantity("(n, C) float32", "forward")
 def logits(view: PoolView) -> np.ndarray:
     "Logits of the pool."
@@ -110,16 +114,16 @@ def embeddings(view: PoolView) -> np.ndarray:
     "Embeddings of the pool."
     return view.outputs[1]
 
-# %% ../../nbs/strategies/view.ipynb #c5f96178
+# %% ../../nbs/strategies/view.ipynb #cc9a24bc
 def _probabilities(logits): return softmax(logits.astype(np.float64), axis=-1)
 
-# %% ../../nbs/strategies/view.ipynb #e41c64bb
+# %% ../../nbs/strategies/view.ipynb #ccf281af
 @quantity("(n, C) float64", "forward")
 def probs(view: PoolView) -> np.ndarray:
     "Class probabilities of the pool."
     return _probabilities(view.logits)
 
-# %% ../../nbs/strategies/view.ipynb #0eae8498
+# %% ../../nbs/strategies/view.ipynb #ca48b816
 @quantity("(L, C) float64", "labelled_forward")
 def labelled_probs(view: PoolView) -> np.ndarray:
     "Class probabilities of the labelled images."
@@ -130,7 +134,7 @@ def labelled_embeddings(view: PoolView) -> np.ndarray:
     "Embeddings of the labelled images."
     return view.labelled_outputs[1]
 
-# %% ../../nbs/strategies/view.ipynb #9ab63460
+# %% ../../nbs/strategies/view.ipynb #5fb175ed
 @quantity("(T, n, C) float64", "forward", "masks", "classify")
 def mc_probs(view: PoolView, T: int) -> np.ndarray:
     "Class probabilities under `T` dropout masks on the embedding."
@@ -142,13 +146,13 @@ def committee_probs(view: PoolView) -> np.ndarray:
     "Class probabilities by each of m independent trainings."
     return _probabilities(view.ask("committee"))
 
-# %% ../../nbs/strategies/view.ipynb #603eb479
+# %% ../../nbs/strategies/view.ipynb #7bcb7ce9
 @quantity("(n, 3, H, W) uint8 tensor", "images", method=True)
 def images(view: PoolView) -> torch.Tensor:
     "Images of the pool."
     return view.ask("images")
 
-# %% ../../nbs/strategies/view.ipynb #4a36a0cf
+# %% ../../nbs/strategies/view.ipynb #24d772ae
 @quantity("(n,) float64", "gumbel")
 def gumbel(view: PoolView, draw: int) -> np.ndarray:
     "Standard Gumbel numbers, one per image, for the draw of this number."
@@ -160,10 +164,7 @@ def candidates(view: PoolView, count: int) -> np.ndarray:
     by_key = np.lexsort((view.priority, view.ask("keys")))
     return np.sort(by_key[:count])
 
-# %% ../../nbs/strategies/view.ipynb #4a74a83a
-NEEDS = {name: q.sources for name, q in QUANTITIES.items()}
-
-# %% ../../nbs/strategies/view.ipynb #22e1a4d8
+# %% ../../nbs/strategies/view.ipynb #b1c28fbe
 def toy_view(
     n: int = 200,
     n_classes: int = 4,
