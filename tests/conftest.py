@@ -14,6 +14,18 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "venv", "runs", "build", "dist", "_docs", "_proc", "*.egg-info",
                                     "__pycache__", ".ipynb_checkpoints", ".pytest_cache")
 
+# These kill processes at random moments and wait for others: they share a worker, so that no two run at once.
+FAULTS = {"test_faults", "test_run_experiment"}
+# Each test for itself, on whichever worker is free. The tests of another file stay together and share its fixtures.
+SINGLE = {"test_project"}
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.path.stem
+        if name not in SINGLE: item.add_marker(pytest.mark.xdist_group("faults" if name in FAULTS else name))
+
 
 @pytest.fixture
 def tree(tmp_path):
