@@ -1,8 +1,9 @@
-"""Build the site into _docs/ and README.md from nbs/index.ipynb.
+"""Build the site into _docs/, README.md from nbs/index.ipynb, and the sidebar in _quarto.yml from the folders of nbs/.
 
-    python tools/docs.py           # site and README.md
-    python tools/docs.py --readme  # README.md only
-    python tools/docs.py --check   # exit 1 if README.md is not what nbs/index.ipynb says
+    python tools/docs.py            # all three
+    python tools/docs.py --readme   # README.md only
+    python tools/docs.py --sidebar  # the sidebar only
+    python tools/docs.py --check    # write nothing; exit 1 if README.md or the sidebar is out of date
 
 The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small Python stand-in that needs
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
@@ -14,8 +15,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import NBS, PACKAGES, ROOT, all_pages, default_exp, html_path, page_id, pages_in_order
+
 KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
+# The heading of each folder's section in the sidebar; another folder is "Inside <name>".
+TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategies": "Inside the strategies",
+          "data": "Inside the data", "loop": "Inside the loop", "study": "Inside the study",
+          "analysis": "Inside the analysis", "forms": "Behind the templates", "paper": "Inside the paper's page"}
 
 
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
@@ -67,6 +73,47 @@ def write_readme(check):
     return True
 
 
+def sections():
+    "The sidebar: pairs of a heading (None: no section) and its pages."
+    top, folders = [], {}
+    for page in all_pages():
+        if page.parent == NBS: top.append(page)
+        else: folders.setdefault(page.parent.relative_to(NBS).as_posix(), []).append(page)
+    first = [NBS/"index.ipynb", NBS/"paper.ipynb"]
+    faces = [page for page in top if page.name[0].isdigit()]
+    run_it = [page for page in top if not default_exp(page) and page not in first]
+    others = [page for page in top if page not in first + faces + run_it]
+    yield None, first
+    yield "Studies", folders.pop("studies", [])
+    yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
+    yield "The simulator", faces + pages_in_order(others)
+    known = [name for name in PACKAGES if name in folders]
+    for name in known + sorted(folders.keys() - known):
+        yield TITLES.get(name, f"Inside {name}"), pages_in_order(folders[name])
+
+
+def sidebar():
+    "The lines of _quarto.yml that list the pages."
+    for title, pages in sections():
+        indent = "      "
+        if title and pages:
+            yield f'{indent}- section: "{title}"'
+            indent += "    "
+            yield f"{indent[2:]}contents:"
+        for page in pages: yield f"{indent}- {page_id(page)}.ipynb"
+
+
+def write_sidebar(check):
+    "Write the sidebar, which ends _quarto.yml, or with `check` only compare; is it (now) up to date?"
+    path = ROOT/"_quarto.yml"
+    text = path.read_text(encoding="utf-8")
+    head, contents, _ = text.partition("    contents:\n")
+    wanted = head + contents + "\n".join(sidebar()) + "\n"
+    if text == wanted or check: return text == wanted
+    path.write_text(wanted, encoding="utf-8")
+    return True
+
+
 def processed():
     "nbdev's pages for a renderer: hidden cells dropped, documentation of symbols filled in."
     # nbdev_docs and nbdev_proc_nbs would try to install Quarto where it is missing; these parts of them do not
@@ -78,18 +125,12 @@ def processed():
 
 def name_pages(proc):
     "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do by itself."
-    names = {}
-    for path in sorted(proc.glob("*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        found = re.search(r"output-file: (\w+)\.html\\n", text)
-        if found is None: continue
-        names[path.name] = f"{found[1]}.ipynb"
-        path.unlink()
-        (proc/names[path.name]).write_text(text.replace(found[0], ""), encoding="utf-8")
-    for path in [*proc.glob("*.ipynb"), *proc.glob("*.yml")]:
-        text = path.read_text(encoding="utf-8")
-        for old, new in names.items(): text = re.sub(rf"(?<![\w/]){re.escape(old)}", new, text)
-        path.write_text(text, encoding="utf-8")
+    # not the files of the repository on GitHub, .../nbs/00_oracle.ipynb, which keep their names
+    numbered = re.compile(r"(?<!\w)(?<!/nbs/)\d+[a-zA-Z0-9]*_(\w+\.ipynb)")
+    for path in [*proc.rglob("*.ipynb"), *proc.glob("*.yml")]:
+        text = re.sub(r"output-file: \w+\.html\\n", "", path.read_text(encoding="utf-8"))
+        path.write_text(numbered.sub(r"\1", text), encoding="utf-8")
+        path.rename(path.with_name(numbered.sub(r"\1", path.name)))
 
 
 def own_katex(site):
@@ -100,7 +141,8 @@ def own_katex(site):
                               stdout=subprocess.DEVNULL)
         if done.returncode: return print("KaTeX could not be fetched from npm: pages use its CDN", file=sys.stderr)
         with tarfile.open(next(Path(tmp).glob("*.tgz"))) as tar: tar.extractall(tmp, filter="data")
-        shutil.copytree(Path(tmp)/"package/dist", site/"katex", ignore=shutil.ignore_patterns("*.ttf", "*.woff", "*.mjs"))
+        unused = shutil.ignore_patterns("*.ttf", "*.woff", "*.mjs")
+        shutil.copytree(Path(tmp)/"package/dist", site/"katex", ignore=unused)
     for page in site.rglob("*.html"):
         up = "../" * (len(page.relative_to(site).parts) - 1)
         page.write_text(page.read_text(encoding="utf-8").replace(KATEX, f"{up}katex/"), encoding="utf-8")
@@ -138,31 +180,43 @@ def broken_links(site, base):
             if not target.is_file() or not known: yield f"{path.relative_to(site)}: {link}"
 
 
+def not_rendered(site):
+    "Pages without a html file of their own."
+    pages = {page_id(page): html_path(page) for page in all_pages()}
+    for name, html in pages.items():
+        if list(pages.values()).count(html) > 1: yield f"{name}: shares {html} with another page"
+        elif not (site/html).is_file(): yield f"{name}: there is no {html}"
+
+
 def build():
     "Render the site into _docs/."
     site, proc = ROOT/"_docs", processed()
     quarto = shutil.which("quarto")
+    smalldocs = [sys.executable, "-m", "smalldocs.cli", "render", "-q", "."]
     if not quarto: name_pages(proc)
-    render = [quarto, "render", "--no-cache"] if quarto else [sys.executable, "-m", "smalldocs.cli", "render", "-q", "."]
-    subprocess.run(render, cwd=proc, check=True)
+    subprocess.run([quarto, "render", "--no-cache"] if quarto else smalldocs, cwd=proc, check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(proc/"_docs", site)
     shutil.rmtree(proc)
     if not quarto: own_katex(site)
     config = ConfigParser(delimiters=["="])
     config.read(ROOT/"settings.ini")
-    broken = sorted(set(broken_links(site, config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/")))
-    if broken: sys.exit("broken links:\n  " + "\n  ".join(broken))
+    base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
+    if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))
+    if broken := sorted(set(broken_links(site, base))): sys.exit("broken links:\n  " + "\n  ".join(broken))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", action="store_true", help="write README.md only")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is out of date")
+    parser.add_argument("--sidebar", action="store_true", help="write the sidebar in _quarto.yml only")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one of them is out of date")
     args = parser.parse_args()
     os.chdir(ROOT)  # where nbdev looks for settings.ini
-    if not write_readme(args.check): sys.exit("README.md is out of date: run python tools/docs.py --readme and commit it")
-    if args.check or args.readme: return
+    for name, write in (("readme", write_readme), ("sidebar", write_sidebar)):
+        if args.readme + args.sidebar and not getattr(args, name): continue
+        if not write(args.check): sys.exit(f"The {name} is out of date: run python tools/docs.py --{name} and commit it")
+    if args.check or args.readme or args.sidebar: return
     if not shutil.which("quarto") and sys.version_info < (3, 11):
         print("No site built: it needs Quarto on PATH or Python 3.11 or newer (for smalldocs).", file=sys.stderr)
         sys.exit(3)

@@ -17,9 +17,9 @@ PACKAGES = ["components", "checkout", "oracle", "model", "strategies", "crn", "d
 
 
 def all_pages():
-    "Every page, in the order of names; names that begin with `_` or `.` are no pages, and neither is what lies below them."
-    paths = sorted(NBS.rglob("*.ipynb"))
-    return [path for path in paths if not any(part[0] in "._" for part in path.relative_to(NBS).parts)]
+    "Every page, by name. Files and folders whose names begin with `_` or `.` are left out, as nbdev does."
+    def hidden(path): return any(part[0] in "._" for part in path.relative_to(NBS).parts)
+    return sorted(path for path in NBS.rglob("*.ipynb") if not hidden(path))
 
 
 def page_id(page): return page.relative_to(NBS).with_suffix("").as_posix()
@@ -31,6 +31,9 @@ def cells(page): return json.loads(page.read_text(encoding="utf-8"))["cells"]
 def code(page):
     "The text of each code cell."
     return ["".join(cell["source"]) for cell in cells(page) if cell["cell_type"] == "code"]
+
+
+def is_exported(text): return re.search(r"^\s*#\s*\|\s*exports?\b", text, re.M) is not None
 
 
 def default_exp(page):
@@ -68,7 +71,7 @@ def package(name):
 
 
 def imported(node, module="", face=False):
-    "The dotted names that an import statement in `module` imports; `face`: `module` is the `__init__` of a package."
+    "The dotted names that an import statement in `module` imports; is `module` the `__init__` of a package (a face)?"
     if isinstance(node, ast.Import): return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom): return []
     up = module.split(".")
@@ -89,7 +92,8 @@ def import_graph():
     def inner(name):
         # `al_cifar.oracle.UniformNoise` is a name in a module; `from .. import loop` imports the module
         return next((n for n in (name, name.rpartition(".")[0]) if n in paths), None)
-    return {module: {inner(name) for name in imports(path)} - {None, module, "al_cifar"} for module, path in paths.items()}
+    found = {module: {inner(name) for name in imports(path)} for module, path in paths.items()}
+    return {module: names - {None, module, "al_cifar"} for module, names in found.items()}
 
 
 def in_order(graph):
@@ -103,7 +107,7 @@ def in_order(graph):
 
 
 def pages_in_order(pages):
-    "Pages in the order in which their modules import each other, then by name; pages that export nothing come last."
+    "Pages in the order in which their modules import each other, then by name; what exports nothing comes last."
     exporting = {module_name(path): page for page in pages if (path := module_path(page)) and path.exists()}
     graph = import_graph()
     made = in_order({name: graph[name] & exporting.keys() for name in exporting})
