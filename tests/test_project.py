@@ -39,7 +39,8 @@ def test_page_runs(page, tmp_path):
 def test_every_page_is_tested():
     (tested,) = test_page_runs.pytestmark
     files = {Path(folder)/name for folder, _, names in os.walk(NBS) for name in names}
-    pages = {path for path in files if re.fullmatch(r"([^._][^/]*/)*[^._][^/]*\.ipynb", path.relative_to(NBS).as_posix())}
+    visible = re.compile(r"([^._][^/]*/)*[^._][^/]*\.ipynb")
+    pages = {path for path in files if visible.fullmatch(path.relative_to(NBS).as_posix())}
     untested = sorted(map(page_id, pages - set(tested.args[1])))
     assert not untested, f"no test runs {untested}"
 
@@ -95,7 +96,7 @@ def test_modules_are_what_the_pages_export(tree):
 
 
 def test_every_module_has_a_page():
-    "Two kinds have none: the empty `__init__` that nbdev gives a folder without a face, and the one with the version."
+    "But for the empty `__init__` that nbdev gives a folder without a face, and the one with the version."
     makers = Counter(module_path(page) for page in PAGES if default_exp(page))
     twice = [module_name(path) for path, count in makers.items() if count > 1]
     assert not twice, f"several pages make {twice}"
@@ -137,7 +138,7 @@ for name in sys.argv[2:]: assert import_module(name).__file__.startswith(sys.arg
 
 
 def test_wheel_works_without_the_checkout(tree, tmp_path):
-    "An exported function that calls an unexported helper passes in its page and fails here; so does a forgotten folder."
+    "An exported function that calls an unexported helper passes in its page and fails here."
     site, quiet = tmp_path/"site", ("--quiet", "--no-deps")
     run("pip", "wheel", ".", *quiet, "--no-build-isolation", "--wheel-dir", tmp_path, cwd=tree)
     run("pip", "install", *quiet, "--no-index", "--target", site, *tmp_path.glob("*.whl"))

@@ -1,7 +1,7 @@
 """Runs a page in a process of its own that starts with the heavy imports done.
 
-`nbdev_test` in a new process spends 4 to 5 seconds on them, as often as there are pages. Here a server imports them once
-for each pytest worker, and every page runs in a fork of it: what a page changes reaches neither server nor other pages.
+`nbdev_test` in a new process spends 2 to 5 seconds on them, as often as there are pages. Here a server imports
+them once for each pytest worker, and every page runs in a fork of it: what a page changes stays in its fork.
 """
 import multiprocessing
 import os

@@ -1,11 +1,11 @@
-"""Build the site into _docs/, README.md from nbs/index.ipynb, and the sidebar in _quarto.yml from the folders of nbs/.
+"""Build the site into _docs/, README.md from nbs/index.ipynb, and _quarto.yml's sidebar from the folders of nbs/.
 
     python tools/docs.py            # all three
     python tools/docs.py --readme   # README.md only
     python tools/docs.py --sidebar  # the sidebar only
     python tools/docs.py --check    # write nothing; exit 1 if README.md or the sidebar is out of date
 
-The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small Python stand-in that needs
+The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small stand-in that needs
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
 AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on its CDN instead of fetching it from npm.
 """
@@ -21,7 +21,8 @@ KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
 # The heading of each folder's section in the sidebar; another folder is "Inside <name>".
 TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategies": "Inside the strategies",
           "data": "Inside the data", "loop": "Inside the loop", "study": "Inside the study",
-          "analysis": "Inside the analysis", "forms": "Behind the templates", "paper": "Inside the paper's page"}
+          "analysis": "Inside the analysis", "forms": "Behind the templates",
+          "paper": "Inside the paper's page"}
 
 
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
@@ -65,7 +66,8 @@ def write_readme(check):
     wanted = {"README.md": text.encode(), **images}
     folder = ROOT/"README_files"
     stale = [path for path in folder.glob("*") if f"README_files/{path.name}" not in wanted]
-    same = not stale and all((ROOT/n).is_file() and (ROOT/n).read_bytes() == data for n, data in wanted.items())
+    def is_there(name): return (ROOT/name).is_file() and (ROOT/name).read_bytes() == wanted[name]
+    same = not stale and all(map(is_there, wanted))
     if same or check: return same
     shutil.rmtree(folder, ignore_errors=True)
     if images: folder.mkdir()
@@ -116,7 +118,7 @@ def write_sidebar(check):
 
 def processed():
     "nbdev's pages for a renderer: hidden cells dropped, documentation of symbols filled in."
-    # nbdev_docs and nbdev_proc_nbs would try to install Quarto where it is missing; these parts of them do not
+    # nbdev_docs and nbdev_proc_nbs would try to install Quarto if it is missing; these parts of them do not
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
@@ -124,7 +126,7 @@ def processed():
 
 
 def name_pages(proc):
-    "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do by itself."
+    "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do itself."
     # not the files of the repository on GitHub, .../nbs/00_oracle.ipynb, which keep their names
     numbered = re.compile(r"(?<!\w)(?<!/nbs/)\d+[a-zA-Z0-9]*_(\w+\.ipynb)")
     for path in [*proc.rglob("*.ipynb"), *proc.glob("*.yml")]:
@@ -139,7 +141,7 @@ def own_katex(site):
     with tempfile.TemporaryDirectory() as tmp:
         done = subprocess.run(["npm", "pack", "--silent", "katex@0.16.11"], cwd=tmp, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL)
-        if done.returncode: return print("KaTeX could not be fetched from npm: pages use its CDN", file=sys.stderr)
+        if done.returncode: return print("No KaTeX from npm: pages use its CDN", file=sys.stderr)
         with tarfile.open(next(Path(tmp).glob("*.tgz"))) as tar: tar.extractall(tmp, filter="data")
         unused = shutil.ignore_patterns("*.ttf", "*.woff", "*.mjs")
         shutil.copytree(Path(tmp)/"package/dist", site/"katex", ignore=unused)
@@ -207,18 +209,21 @@ def build():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--readme", action="store_true", help="write README.md only")
-    parser.add_argument("--sidebar", action="store_true", help="write the sidebar in _quarto.yml only")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one of them is out of date")
+    parser.add_argument("--sidebar", action="store_true", help="write the sidebar only")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one is out of date")
     args = parser.parse_args()
     os.chdir(ROOT)  # where nbdev looks for settings.ini
-    for name, write in (("readme", write_readme), ("sidebar", write_sidebar)):
-        if args.readme + args.sidebar and not getattr(args, name): continue
-        if not write(args.check): sys.exit(f"The {name} is out of date: run python tools/docs.py --{name} and commit it")
-    if args.check or args.readme or args.sidebar: return
+    writers = {"readme": write_readme, "sidebar": write_sidebar}
+    chosen = [name for name in writers if getattr(args, name)]
+    for name in chosen or writers:
+        done = writers[name](args.check)
+        if not done: sys.exit(f"The {name} is out of date: run python tools/docs.py --{name}")
+    if args.check or chosen: return
     if not shutil.which("quarto") and sys.version_info < (3, 11):
-        print("No site built: it needs Quarto on PATH or Python 3.11 or newer (for smalldocs).", file=sys.stderr)
+        print("No site built: it needs Quarto on PATH or (for smalldocs) Python 3.11.", file=sys.stderr)
         sys.exit(3)
     build()
     print(f"site: {ROOT/'_docs'}")

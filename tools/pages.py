@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT/"nbs", ROOT/"al_cifar"
 
 # From the top down: a package may import those before it.
-PACKAGES = ["components", "checkout", "oracle", "model", "strategies", "crn", "data", "loop", "study", "analysis",
-            "forms", "paper"]
+PACKAGES = ["components", "checkout", "oracle", "model", "strategies", "crn", "data", "loop", "study",
+            "analysis", "forms", "paper"]
 
 
 def all_pages():
@@ -33,7 +33,7 @@ def code(page):
     return ["".join(cell["source"]) for cell in cells(page) if cell["cell_type"] == "code"]
 
 
-def is_exported(text): return re.search(r"^\s*#\s*\|\s*exports?\b", text, re.M) is not None
+def is_exported(text): return re.search(r"^\s*#\s*\|\s*export[si]?\b", text, re.M) is not None
 
 
 def default_exp(page):
@@ -71,7 +71,7 @@ def package(name):
 
 
 def imported(node, module="", face=False):
-    "The dotted names that an import statement in `module` imports; is `module` the `__init__` of a package (a face)?"
+    "The dotted names that an import statement imports; `face`: its module is the `__init__` of a package."
     if isinstance(node, ast.Import): return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom): return []
     up = module.split(".")
@@ -107,8 +107,10 @@ def in_order(graph):
 
 
 def pages_in_order(pages):
-    "Pages in the order in which their modules import each other, then by name; what exports nothing comes last."
-    exporting = {module_name(path): page for page in pages if (path := module_path(page)) and path.exists()}
+    "Pages in the order in which their modules import each other, then by name; those without one come last."
+    paths = {page: module_path(page) for page in pages}
+    exporting = {module_name(path): page for page, path in paths.items() if path and path.exists()}
     graph = import_graph()
-    made = in_order({name: graph[name] & exporting.keys() for name in exporting})
-    return [*(exporting[name] for name in made), *(page for page in pages if page not in exporting.values())]
+    names = in_order({name: graph[name] & exporting.keys() for name in exporting})
+    others = [page for page in pages if page not in exporting.values()]
+    return [exporting[name] for name in names] + others
