@@ -127,8 +127,8 @@ def processed():
 
 def name_pages(proc):
     "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do itself."
-    # not the files of the repository on GitHub, .../nbs/00_oracle.ipynb, which keep their names
-    numbered = re.compile(r"(?<!\w)(?<!/nbs/)\d+[a-zA-Z0-9]*_(\w+\.ipynb)")
+    # not the files of the repository, nbs/00_oracle.ipynb, which keep their names
+    numbered = re.compile(r"(?<!\w)(?<!nbs/)\d+[a-zA-Z0-9]*_(\w+\.ipynb)")
     for path in [*proc.rglob("*.ipynb"), *proc.glob("*.yml")]:
         text = re.sub(r"output-file: \w+\.html\\n", "", path.read_text(encoding="utf-8"))
         path.write_text(numbered.sub(r"\1", text), encoding="utf-8")
