@@ -116,6 +116,11 @@ def test_what_is_exported_has_a_module(page):
 def test_readme_and_sidebar_are_up_to_date(): run("python", "tools/docs.py", "--check")
 
 
+def test_sidebar_lists_every_page_once():
+    listed = re.findall(r"- (\S+)\.ipynb$", (ROOT/"_quarto.yml").read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(map(page_id, PAGES))
+
+
 # The wheel
 
 SIMULATE = """

@@ -1,7 +1,7 @@
 """Runs a page in a process of its own that starts with the heavy imports done.
 
-They take 2 to 5 seconds in a new process, for every page. Here a server does them once for each pytest worker,
-and each page runs in a fork of the server: what a page changes ends with its fork.
+They take 2 to 5 seconds in a new process, for every page. Here a server does them once for each pytest
+worker, and each page runs in a fork of the server: what a page changes ends with its fork.
 """
 import multiprocessing
 import os

@@ -1,6 +1,6 @@
-"""Build the site into _docs/, README.md from nbs/index.ipynb, and _quarto.yml's sidebar from the folders of nbs/.
+"""Build the site, README.md from nbs/index.ipynb, and the sidebar in _quarto.yml from the folders of nbs/.
 
-    python tools/docs.py            # all three
+    python tools/docs.py            # all three; the site goes into _docs/
     python tools/docs.py --readme   # README.md only
     python tools/docs.py --sidebar  # the sidebar only
     python tools/docs.py --check    # write nothing; exit 1 if README.md or the sidebar is out of date
@@ -77,21 +77,22 @@ def write_readme(check):
 
 def sections():
     "The sidebar: pairs of a heading (None: no section) and its pages."
-    top, folders = [], {}
-    for page in all_pages():
-        if page.parent == NBS: top.append(page)
-        else: folders.setdefault(page.parent.relative_to(NBS).as_posix(), []).append(page)
+    pages = all_pages()
     first = [NBS/"index.ipynb", NBS/"paper.ipynb"]
+    studies = [page for page in pages if page.parent == NBS/"studies"]
+    exporting = [page for page in pages if default_exp(page)]
+    run_it = [page for page in pages if page not in first + studies + exporting]
+    top = [page for page in exporting if page.parent == NBS]
     faces = [page for page in top if page.name[0].isdigit()]
-    run_it = [page for page in top if not default_exp(page) and page not in first]
-    others = [page for page in top if page not in first + faces + run_it]
     yield None, first
-    yield "Studies", folders.pop("studies", [])
+    yield "Studies", studies
     yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
-    yield "The simulator", faces + pages_in_order(others)
+    yield "The simulator", faces + pages_in_order([page for page in top if page not in faces])
+    folders = {page.parent.relative_to(NBS).as_posix() for page in exporting if page not in top}
     known = [name for name in PACKAGES if name in folders]
-    for name in known + sorted(folders.keys() - known):
-        yield TITLES.get(name, f"Inside {name}"), pages_in_order(folders[name])
+    for name in known + sorted(folders.difference(known)):
+        inside = [page for page in exporting if page.parent == NBS/name]
+        yield TITLES.get(name, f"Inside {name}"), pages_in_order(inside)
 
 
 def sidebar():
