@@ -1,6 +1,6 @@
 """Studies under fire: workers and parents killed at random, lines torn, disks full, Ctrl-C, two at once.
 
-The outcome must be that of an undisturbed study, to the last bit. The short version kills a few times; `pytest -m slow
+The outcome must be that of an undisturbed study, to the last bit. The short version kills a few times; `pytest -n 0 -m slow
 tests/test_faults.py -s` kills 30 times and prints what happened.
 """
 import os

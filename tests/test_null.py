@@ -1,7 +1,7 @@
 """Do the tests reject, and the intervals cover, as often as they say? Simulated studies with a known truth.
 
 Each study is a condition of one frame, so that the public functions themselves are put to the test. The short version
-runs 100 studies; `pytest -m slow -s` runs 10,000 (some minutes) and prints the rates that the documentation states.
+runs 100 studies; `pytest -n 0 -m slow -s` runs 10,000 (some minutes) and prints the rates that the documentation states.
 """
 import warnings
 import numpy as np

@@ -121,6 +121,6 @@ def test_everything_else_is_papermills(folder, args):
 def test_entry_point_is_registered_and_light():
     assert "al_cifar" in entry_points(group="papermill.engine").names
     heavy = "{'torch', 'numpy', 'pandas', 'IPython', 'papermill'} & set(sys.modules)"
-    code = f"import sys, al_cifar.papermill_terminal; sys.exit(str({heavy} or ''))"
+    code = f"import sys, al_cifar.forms.terminal; sys.exit(str({heavy} or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not done.stderr.strip(), done.stderr

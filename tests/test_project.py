@@ -1,23 +1,22 @@
-"What holds the project together: pages that run, modules and README made from them, house limits, a wheel that works."
-import ast
+"What holds the project together: pages that run, modules and README made from them, a wheel that works."
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from pages import (LIB, NBS, ROOT, all_modules, all_pages, cells, code, default_exp, html_path, is_exported,
+                   module_name, module_path, page_id)
+from warm import run_page
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for path in (ROOT/"nbs").glob("*.ipynb") if path.name[0] not in "._")
-MODULES = sorted(path for path in (ROOT/"al_cifar").glob("*.py") if path.name != "_modidx.py")
-TEMPLATES = [path for path in PAGES if path.name.startswith(("run_", "benchmark", "paper", "learners"))]  # take parameters
-# top to bottom: a module may import those before it, and the first five know nothing of each other
-ORDER = ["oracle", "model", "strategies", "crn", "data", "loop", "study", "analysis"]
+PAGES, MODULES = all_pages(), all_modules()
+RESULTS = ("run_", "benchmark", "paper", "studies/")  # pages that take parameters
+TEMPLATES = [page for page in PAGES if page_id(page).startswith(RESULTS) and not default_exp(page)]
 
-
-def by_name(path): return path.stem
+each_page = pytest.mark.parametrize("page", PAGES, ids=page_id)
 
 
 def run(*command, cwd=ROOT, **env):
@@ -29,85 +28,100 @@ def run(*command, cwd=ROOT, **env):
     return done.stdout
 
 
-def cells(page): return json.loads(page.read_text(encoding="utf-8"))["cells"]
+# Pages
+
+@each_page
+def test_page_runs(page, tmp_path):
+    exit_code, printed = run_page(page, tmp_path/"log.txt")
+    assert exit_code == 0, f"{page_id(page)} fails (exit code {exit_code}):\n{printed}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=by_name)
-def test_page_runs(page): run("nbdev_test", "--path", page, "--n_workers", "0")
+def test_every_page_is_tested():
+    (tested,) = test_page_runs.pytestmark
+    files = {Path(folder)/name for folder, _, names in os.walk(NBS) for name in names}
+    visible = re.compile(r"([^._][^/]*/)*[^._][^/]*\.ipynb")
+    pages = {path for path in files if visible.fullmatch(path.relative_to(NBS).as_posix())}
+    untested = sorted(map(page_id, pages - set(tested.args[1])))
+    assert not untested, f"no test runs {untested}"
 
 
-def test_modules_are_what_the_pages_export(tree):
-    "Hand-edited modules, modules of deleted pages and modules never exported all show up as a difference."
-    made = {path: path.read_bytes() for path in (tree/"al_cifar").glob("*.py")}
-    for path in made:
-        if path.name != "__init__.py": path.unlink()
-    run("nbdev_export", cwd=tree)
-    exported = {path: path.read_bytes() for path in (tree/"al_cifar").glob("*.py")}
-    different = sorted(path.name for path in made.keys() | exported.keys() if made.get(path) != exported.get(path))
-    assert not different, f"{different} are not what nbdev_export makes of nbs/: run it, or delete the stale ones"
+def test_page_names_are_unique():
+    "Numbers are stripped from names: `06f_learners` and `learners` would both become learners.html."
+    for name, count in Counter(map(html_path, PAGES)).items():
+        same = [page_id(page) for page in PAGES if html_path(page) == name]
+        assert count == 1, f"{same} all become {name}: rename all but one"
 
 
-def test_notebooks_are_clean(tree):
-    before = {page.name: (tree/"nbs"/page.name).read_bytes() for page in PAGES}
-    run("nbdev_clean", cwd=tree)
-    dirty = [name for name, text in before.items() if (tree/"nbs"/name).read_bytes() != text]
-    assert not dirty, f"{dirty} are not clean: run nbdev_clean"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=by_name)
+@each_page
 def test_stored_outputs(page):
     failed = [output["evalue"] for cell in cells(page) for output in cell.get("outputs", ())
               if output["output_type"] == "error"]
-    assert not failed, f"{page.name} stores a failure: {failed}"
-    assert page.stat().st_size < 1_000_000, f"{page.name} is over 1 MB: save fewer or smaller figures"
+    assert not failed, f"{page_id(page)} stores a failure: {failed}"
+    assert page.stat().st_size < 1_000_000, f"{page_id(page)} is over 1 MB: save fewer or smaller figures"
 
 
-@pytest.mark.parametrize("page", TEMPLATES, ids=by_name)
+@pytest.mark.parametrize("page", TEMPLATES, ids=page_id)
 def test_template_has_one_parameters_cell(page):
     "Without the tag papermill runs with the defaults and only mentions it."
     assert sum("parameters" in cell["metadata"].get("tags", ()) for cell in cells(page)) == 1
 
 
-def test_readme_is_made_from_index(): run("python", "tools/docs.py", "--check")
+def test_pages_are_clean(tree):
+    "Every page of the copy is made dirty: what nbdev_clean leaves dirty it does not reach."
+    copies = {page: tree/page.relative_to(ROOT) for page in PAGES}
+    for copy in copies.values():
+        notebook = json.loads(copy.read_text(encoding="utf-8"))
+        notebook["cells"][0]["metadata"]["dirt"] = True
+        copy.write_text(json.dumps(notebook), encoding="utf-8")
+    run("nbdev_clean", cwd=tree)
+    left = [page_id(page) for page, copy in copies.items() if '"dirt"' in copy.read_text(encoding="utf-8")]
+    assert not left, f"nbdev_clean does not reach {left}"
+    unclean = [page_id(page) for page, copy in copies.items() if copy.read_bytes() != page.read_bytes()]
+    assert not unclean, f"{unclean} are not clean: run nbdev_clean"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=by_name)
-def test_house_limits(module):
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, definitions):
-            assert node.end_lineno - node.lineno < 40, f"{node.name} has over 40 lines: split it"
-        for name in imported(node):
-            assert name.split(".")[0] not in ("fastcore", "nbdev"), f"line {node.lineno}: only pages may import {name}"
-            assert not name.endswith("*"), f"line {node.lineno}: name what is imported"
+# Modules
+
+def test_modules_are_what_the_pages_export(tree):
+    "Hand-edited modules, modules of deleted pages and modules never exported all show up as a difference."
+    lib = tree/"al_cifar"
+    made = {path: path.read_bytes() for path in lib.rglob("*.py")}
+    for path in made:
+        if path != lib/"__init__.py": path.unlink()
+    run("nbdev_export", cwd=tree)
+    exported = {path: path.read_bytes() for path in lib.rglob("*.py")}
+    different = [path for path in made.keys() | exported.keys() if made.get(path) != exported.get(path)]
+    names = sorted(path.relative_to(lib).as_posix() for path in different)
+    assert not names, f"{names} are not what nbdev_export makes of nbs/: run it, or delete the stale ones"
 
 
-def imported(node):
-    "The dotted names that an import statement imports."
-    if isinstance(node, ast.Import): return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        return ["." * node.level + f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
-    return []
+def test_every_module_has_a_page():
+    "But for the empty `__init__` that nbdev gives a folder without a face, and the one with the version."
+    makers = Counter(module_path(page) for page in PAGES if default_exp(page))
+    twice = [module_name(path) for path, count in makers.items() if count > 1]
+    assert not twice, f"several pages make {twice}"
+    not_made = [page_id(page) for page in PAGES if (path := module_path(page)) and not path.exists()]
+    assert not not_made, f"{not_made} have no module: run nbdev_export"
+    no_face = {path for path in MODULES if path.name == "__init__.py" and path.stat().st_size == 0}
+    orphans = set(MODULES) - makers.keys() - no_face - {LIB/"__init__.py"}
+    assert not orphans, f"no page makes {sorted(map(module_name, orphans))}: delete them"
 
 
-def inner_imports(module):
-    "The modules of this package that `module` imports."
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        for name in imported(node):
-            found = re.match(r"(?:\.|al_cifar\.)(\w+)", name)
-            if found and found[1] != "__version__": yield found[1]
+@each_page
+def test_what_is_exported_has_a_module(page):
+    exports = [text for text in code(page) if is_exported(text)]
+    assert default_exp(page) or not exports, f"{page_id(page)} exports cells and names no default_exp"
 
 
-def test_imports_point_up():
-    exports = (re.search(r"#\| *default_exp (\w+)", page.read_text(encoding="utf-8")) for page in PAGES)
-    order = [found[1] for found in exports if found]
-    assert [name for name in order if name in ORDER] == ORDER
-    for module in MODULES:
-        if module.stem == "__init__": continue
-        above = set(order[:order.index(module.stem)])
-        if module.stem in ORDER[:5]: above -= set(ORDER[:5])
-        assert not (wrong := set(inner_imports(module)) - above), f"{module.stem} may not import {sorted(wrong)}"
+def test_readme_and_sidebar_are_up_to_date(): run("python", "tools/docs.py", "--check")
 
+
+def test_sidebar_lists_every_page_once():
+    listed = re.findall(r"- (\S+)\.ipynb$", (ROOT/"_quarto.yml").read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(map(page_id, PAGES))
+
+
+# The wheel
 
 SIMULATE = """
 import sys, al_cifar
@@ -122,14 +136,17 @@ for strategy in ("random", "least_confidence", "kmeans"):
     assert labels == [20, 30, 40], (strategy, labels)
 unwanted = {"nbdev", "fastcore", "papermill", "IPython"} & set(sys.modules)
 assert not unwanted, f"simulating imports {unwanted}"
+
+from importlib import import_module
+for name in sys.argv[2:]: assert import_module(name).__file__.startswith(sys.argv[1]), name
 """
 
 
 def test_wheel_works_without_the_checkout(tree, tmp_path):
     "An exported function that calls an unexported helper passes in its page and fails here."
-    run("pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", tmp_path, cwd=tree)
-    site = tmp_path/"site"
-    run("pip", "install", "--no-deps", "--no-index", "--quiet", "--target", site, *tmp_path.glob("*.whl"))
-    run("python", "-c", SIMULATE, str(site), cwd=tmp_path, PYTHONPATH=str(site))
+    site, quiet = tmp_path/"site", ("--quiet", "--no-deps")
+    run("pip", "wheel", ".", *quiet, "--no-build-isolation", "--wheel-dir", tmp_path, cwd=tree)
+    run("pip", "install", *quiet, "--no-index", "--target", site, *tmp_path.glob("*.whl"))
+    run("python", "-c", SIMULATE, str(site), *map(module_name, MODULES), cwd=tmp_path, PYTHONPATH=str(site))
     registered = next(site.glob("*.dist-info"))/"entry_points.txt"
     assert "al_cifar.forms.terminal:Engine" in registered.read_text()

@@ -1,6 +1,6 @@
 """Do the intervals of variance components cover, and do plans keep what they promise? Studies with known components.
 
-The short version runs 200 studies through the public functions; `pytest -m slow -s tests/test_variance.py` runs 5,000.
+The short version runs 200 studies through the public functions; `pytest -n 0 -m slow -s tests/test_variance.py` runs 5,000.
 """
 import numpy as np
 import pandas as pd

@@ -1,10 +1,11 @@
-"""Build the site into _docs/ and README.md from nbs/index.ipynb.
+"""Build the site, README.md from nbs/index.ipynb, and the sidebar in _quarto.yml from the folders of nbs/.
 
-    python tools/docs.py           # site and README.md
-    python tools/docs.py --readme  # README.md only
-    python tools/docs.py --check   # exit 1 if README.md is not what nbs/index.ipynb says
+    python tools/docs.py            # all three; the site goes into _docs/
+    python tools/docs.py --readme   # README.md only
+    python tools/docs.py --sidebar  # the sidebar only
+    python tools/docs.py --check    # write nothing; exit 1 if README.md or the sidebar is out of date
 
-The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small Python stand-in that needs
+The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small stand-in that needs
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
 AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on its CDN instead of fetching it from npm.
 """
@@ -14,8 +15,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import NBS, PACKAGES, ROOT, all_pages, default_exp, html_path, page_id, pages_in_order
+
 KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
+# The heading of each folder's section in the sidebar; another folder is "Inside <name>".
+TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategies": "Inside the strategies",
+          "data": "Inside the data", "loop": "Inside the loop", "study": "Inside the study",
+          "analysis": "Inside the analysis", "forms": "Behind the templates",
+          "paper": "Inside the paper's page"}
 
 
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
@@ -59,7 +66,8 @@ def write_readme(check):
     wanted = {"README.md": text.encode(), **images}
     folder = ROOT/"README_files"
     stale = [path for path in folder.glob("*") if f"README_files/{path.name}" not in wanted]
-    same = not stale and all((ROOT/n).is_file() and (ROOT/n).read_bytes() == data for n, data in wanted.items())
+    def is_there(name): return (ROOT/name).is_file() and (ROOT/name).read_bytes() == wanted[name]
+    same = not stale and all(map(is_there, wanted))
     if same or check: return same
     shutil.rmtree(folder, ignore_errors=True)
     if images: folder.mkdir()
@@ -67,9 +75,51 @@ def write_readme(check):
     return True
 
 
+def sections():
+    "The sidebar: pairs of a heading (None: no section) and its pages."
+    pages = all_pages()
+    first = [NBS/"index.ipynb", NBS/"paper.ipynb"]
+    studies = [page for page in pages if page.parent == NBS/"studies"]
+    exporting = [page for page in pages if default_exp(page)]
+    run_it = [page for page in pages if page not in first + studies + exporting]
+    top = [page for page in exporting if page.parent == NBS]
+    faces = [page for page in top if page.name[0].isdigit()]
+    yield None, first
+    yield "Studies", studies
+    yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
+    yield "The simulator", faces + pages_in_order([page for page in top if page not in faces])
+    folders = {page.parent.relative_to(NBS).as_posix() for page in exporting if page not in top}
+    known = [name for name in PACKAGES if name in folders]
+    for name in known + sorted(folders.difference(known)):
+        inside = [page for page in exporting if page.parent == NBS/name]
+        yield TITLES.get(name, f"Inside {name}"), pages_in_order(inside)
+
+
+def sidebar():
+    "The lines of _quarto.yml that list the pages."
+    for title, pages in sections():
+        indent = "      "
+        if title and pages:
+            yield f'{indent}- section: "{title}"'
+            indent += "    "
+            yield f"{indent[2:]}contents:"
+        for page in pages: yield f"{indent}- {page_id(page)}.ipynb"
+
+
+def write_sidebar(check):
+    "Write the sidebar, which ends _quarto.yml, or with `check` only compare; is it (now) up to date?"
+    path = ROOT/"_quarto.yml"
+    text = path.read_text(encoding="utf-8")
+    head, contents, _ = text.partition("    contents:\n")
+    wanted = head + contents + "\n".join(sidebar()) + "\n"
+    if text == wanted or check: return text == wanted
+    path.write_text(wanted, encoding="utf-8")
+    return True
+
+
 def processed():
     "nbdev's pages for a renderer: hidden cells dropped, documentation of symbols filled in."
-    # nbdev_docs and nbdev_proc_nbs would try to install Quarto where it is missing; these parts of them do not
+    # nbdev_docs and nbdev_proc_nbs would try to install Quarto if it is missing; these parts of them do not
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
@@ -77,19 +127,13 @@ def processed():
 
 
 def name_pages(proc):
-    "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do by itself."
-    names = {}
-    for path in sorted(proc.glob("*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        found = re.search(r"output-file: (\w+)\.html\\n", text)
-        if found is None: continue
-        names[path.name] = f"{found[1]}.ipynb"
-        path.unlink()
-        (proc/names[path.name]).write_text(text.replace(found[0], ""), encoding="utf-8")
-    for path in [*proc.glob("*.ipynb"), *proc.glob("*.yml")]:
-        text = path.read_text(encoding="utf-8")
-        for old, new in names.items(): text = re.sub(rf"(?<![\w/]){re.escape(old)}", new, text)
-        path.write_text(text, encoding="utf-8")
+    "Give pages the names that nbdev's links use (00_oracle -> oracle), which smalldocs does not do itself."
+    # not the files of the repository, nbs/00_oracle.ipynb, which keep their names
+    numbered = re.compile(r"(?<!\w)(?<!nbs/)\d+[a-zA-Z0-9]*_(\w+\.ipynb)")
+    for path in [*proc.rglob("*.ipynb"), *proc.glob("*.yml")]:
+        text = re.sub(r"output-file: \w+\.html\\n", "", path.read_text(encoding="utf-8"))
+        path.write_text(numbered.sub(r"\1", text), encoding="utf-8")
+        path.rename(path.with_name(numbered.sub(r"\1", path.name)))
 
 
 def own_katex(site):
@@ -98,9 +142,10 @@ def own_katex(site):
     with tempfile.TemporaryDirectory() as tmp:
         done = subprocess.run(["npm", "pack", "--silent", "katex@0.16.11"], cwd=tmp, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL)
-        if done.returncode: return print("KaTeX could not be fetched from npm: pages use its CDN", file=sys.stderr)
+        if done.returncode: return print("No KaTeX from npm: pages use its CDN", file=sys.stderr)
         with tarfile.open(next(Path(tmp).glob("*.tgz"))) as tar: tar.extractall(tmp, filter="data")
-        shutil.copytree(Path(tmp)/"package/dist", site/"katex", ignore=shutil.ignore_patterns("*.ttf", "*.woff", "*.mjs"))
+        unused = shutil.ignore_patterns("*.ttf", "*.woff", "*.mjs")
+        shutil.copytree(Path(tmp)/"package/dist", site/"katex", ignore=unused)
     for page in site.rglob("*.html"):
         up = "../" * (len(page.relative_to(site).parts) - 1)
         page.write_text(page.read_text(encoding="utf-8").replace(KATEX, f"{up}katex/"), encoding="utf-8")
@@ -138,33 +183,48 @@ def broken_links(site, base):
             if not target.is_file() or not known: yield f"{path.relative_to(site)}: {link}"
 
 
+def not_rendered(site):
+    "Pages without a html file of their own."
+    pages = {page_id(page): html_path(page) for page in all_pages()}
+    for name, html in pages.items():
+        if list(pages.values()).count(html) > 1: yield f"{name}: shares {html} with another page"
+        elif not (site/html).is_file(): yield f"{name}: there is no {html}"
+
+
 def build():
     "Render the site into _docs/."
     site, proc = ROOT/"_docs", processed()
     quarto = shutil.which("quarto")
+    smalldocs = [sys.executable, "-m", "smalldocs.cli", "render", "-q", "."]
     if not quarto: name_pages(proc)
-    render = [quarto, "render", "--no-cache"] if quarto else [sys.executable, "-m", "smalldocs.cli", "render", "-q", "."]
-    subprocess.run(render, cwd=proc, check=True)
+    subprocess.run([quarto, "render", "--no-cache"] if quarto else smalldocs, cwd=proc, check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(proc/"_docs", site)
     shutil.rmtree(proc)
     if not quarto: own_katex(site)
     config = ConfigParser(delimiters=["="])
     config.read(ROOT/"settings.ini")
-    broken = sorted(set(broken_links(site, config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/")))
-    if broken: sys.exit("broken links:\n  " + "\n  ".join(broken))
+    base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
+    if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))
+    if broken := sorted(set(broken_links(site, base))): sys.exit("broken links:\n  " + "\n  ".join(broken))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--readme", action="store_true", help="write README.md only")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is out of date")
+    parser.add_argument("--sidebar", action="store_true", help="write the sidebar only")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one is out of date")
     args = parser.parse_args()
     os.chdir(ROOT)  # where nbdev looks for settings.ini
-    if not write_readme(args.check): sys.exit("README.md is out of date: run python tools/docs.py --readme and commit it")
-    if args.check or args.readme: return
+    writers = {"readme": write_readme, "sidebar": write_sidebar}
+    chosen = [name for name in writers if getattr(args, name)]
+    for name in chosen or writers:
+        done = writers[name](args.check)
+        if not done: sys.exit(f"The {name} is out of date: run python tools/docs.py --{name}")
+    if args.check or chosen: return
     if not shutil.which("quarto") and sys.version_info < (3, 11):
-        print("No site built: it needs Quarto on PATH or Python 3.11 or newer (for smalldocs).", file=sys.stderr)
+        print("No site built: it needs Quarto on PATH or (for smalldocs) Python 3.11.", file=sys.stderr)
         sys.exit(3)
     build()
     print(f"site: {ROOT/'_docs'}")
