@@ -20,7 +20,8 @@ from typing import NamedTuple
 import cloudpickle
 
 # %% ../nbs/components.ipynb #dc75b60e
-_NO_CALL = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)  # what ast may raise
+# what ast may raise
+_NO_CALL = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
 
 def parse_call(
     text: str,  # such as random or power(beta=2.0)
@@ -148,7 +149,7 @@ class Register(Mapping):
     def __len__(self) -> int: return len(self.components)
 
     def register(self, name: str, **facts) -> Callable:
-        "A decorator that adds a function or class. Yours may be replaced. Raises `ValueError` for the package's."
+        "A decorator that adds a function or class. The package's may not be replaced: `ValueError`."
         if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
             raise ValueError(f"name must be an identifier, got {name!r}")
         def add(make):

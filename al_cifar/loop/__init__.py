@@ -23,9 +23,9 @@ from .training import Training, fit, measured, selector
 
 # %% ../../nbs/05_loop.ipynb #3b389978
 _all_ = [
-    "MEANT", "PRESETS", "PROTOCOLS", "TOY", "Config", "asked_strategy", "check_config", "check_fields", "label",
-    "streams_of", "ROLES", "Setting", "fields_with", "settings_of", "settings_table",
+    "MEANT", "PRESETS", "PROTOCOLS", "TOY", "Config", "asked_strategy", "check_config", "check_fields",
+    "label", "streams_of", "ROLES", "Setting", "fields_with", "settings_of", "settings_table",
     "Run", "advance", "annotator_of", "drawn_epsilon", "initial_set", "new_run", "start_run",
     "Training", "fit", "measured", "selector", "Predictions", "Trained", "ask", "pool_of", "pool_view",
-    "MEASURES", "Seen", "measure", "measures_table", "one_round", "outcome", "pick_device", "simulate", "tell",
-    "predict_test", "train_all", "lockstep"]
+    "MEASURES", "Seen", "measure", "measures_table", "one_round", "outcome", "pick_device", "simulate",
+    "tell", "predict_test", "train_all", "lockstep"]

@@ -30,7 +30,8 @@ PROTOCOLS = {
     "released": dict(
         weight_decay=0., stopping="plateau", stratified=False, augment_scoring=True,
         independent=("noise", "query", "priority"))}
-MEANT = {"paper": {}, "released": {"kmeans": "kmeans(assign='within')"}}  # what a protocol means by a strategy
+# what a protocol means by a strategy
+MEANT = {"paper": {}, "released": {"kmeans": "kmeans(assign='within')"}}
 
 # %% ../../nbs/loop/config.ipynb #54104a44
 WORD = whole(0, 2**32 - 1, "a whole number in 0..2**32-1")
@@ -90,8 +91,8 @@ def check_fields(config: Config) -> None:
         raise ValueError("epsilon must be above 0 where stochastic=True draws it from U[0, epsilon], got 0.0")
     stopping = config.stopping or PROTOCOLS[config.protocol]["stopping"]
     if config.averaging == "tail" and STOPPING.find(stopping)[0].facts.get("early"):
-        raise ValueError("averaging='tail' needs a stopping such as 'fixed', where the last half of the steps "
-                         f"is known, got {stopping!r}")
+        raise ValueError("averaging='tail' needs a stopping such as 'fixed', where the last half of the "
+                         f"steps is known, got {stopping!r}")
     if config.budget < config.initial:
         raise ValueError(f"budget must be at least initial={config.initial}, got {config.budget}")
     if config.candidates is not None and config.candidates < config.batch:

@@ -61,6 +61,7 @@ class Measure(NamedTuple):
 
 MEASURES: dict[str, Measure] = {}
 
+# %% ../../nbs/loop/measures.ipynb #ebd4d437
 def measure(shape: str) -> Callable:
     "A decorator that declares a function as the measure of its name; its docstring is the meaning."
     def declare(find):

@@ -39,6 +39,7 @@ def number(low: float = -inf, high: float = inf, allowed: str = "") -> Kind:
         return float(value)
     return Kind(allowed or f"a number of at least {low}", read)
 
+# %% ../../nbs/loop/settings.ipynb #765d8d7c
 def whole(low: int = 1, high: float = inf, allowed: str = "") -> Kind:
     "An int within [low, high]."
     def read(value):

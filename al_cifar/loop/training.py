@@ -116,6 +116,7 @@ def new_model(trainings: list[Training], data: ImageData, device) -> Learner:
     REINITS.make(config.reinit)(model, generators, None)
     return model.to(device)
 
+# %% ../../nbs/loop/training.ipynb #b5e39222
 def fit(
     trainings: list[Training],  # M, on equally many images each
     data: ImageData,
@@ -131,8 +132,8 @@ def fit(
     stop = STOPPING.make(config.stopping)(look_at(trainings[0], data, images[0], labels[0]))
     epochs = epochs_of(trainings, data, x.device)
     train(model, images, labels, epochs, pad=data.pad, fill=config.crop_fill, loss=LOSSES.make(config.loss),
-          batch=config.train_batch, lr=config.lr, weight_decay=config.weight_decay, precision=config.precision,
-          after_step=tail, after_epoch=stop)
+          batch=config.train_batch, lr=config.lr, weight_decay=config.weight_decay,
+          precision=config.precision, after_step=tail, after_epoch=stop)
     together = images.transpose(0, 1).flatten(1, 2)
     if tail: model = tail.model(together)
     elif config.batch_norm == "labelled": estimate_norms(model, together)

@@ -55,7 +55,7 @@ def infer(
     rows=None,                 # (n,) int64 picks the images, read a batch at a time; None: all
     batch: int | None = None,  # images at a time; None: what suits the device
     precision: str = "fp32",   # or "bf16"
-) -> list[torch.Tensor]:       # logits (n, C), embeddings (n, width), float32; of M members (n, M, C), (n, M, width)
+) -> list[torch.Tensor]:       # float32 logits (n, C), embeddings (n, width); of M members (n, M, ...)
     "What a model predicts, on the images' device. Raises `FloatingPointError` if a logit is not finite."
     rows = torch.arange(len(x), device=x.device) if rows is None else torch.as_tensor(rows).to(x.device)
     batch = batch or _images_at_once(x.device, folded.members)

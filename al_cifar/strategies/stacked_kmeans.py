@@ -82,7 +82,7 @@ def stacked_inertia(
 
 # %% ../../nbs/strategies/stacked_kmeans.ipynb #39e07146
 def check_alike(x: torch.Tensor, centroids: torch.Tensor) -> None:
-    "Raise `ValueError` unless `centroids` (M, k, d) are of the members, size and dtype of the points `x` (M, n, d)."
+    "Raise `ValueError` unless `centroids` (M, k, d) have members, size and dtype of the points `x` (M, n, d)."
     M, _, d = x.shape
     shape = tuple(centroids.shape)
     if shape[0] == M and shape[2] == d and centroids.dtype == x.dtype: return
