@@ -16,7 +16,7 @@ from .form import CONFIG, STUDY, ExperimentError, Form, Parameter, by_role, unkn
 from ..loop.settings import FLAG, ROLES, SHARING
 from ..study import load_results
 
-# %% ../../nbs/forms/command.ipynb #6f7e9903
+# %% ../../nbs/forms/command.ipynb #33fdc59b
 def help_text(one: Parameter) -> str:
     "What an option's line in the help says."
     default = " ".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
@@ -50,7 +50,7 @@ def parser(form: Form) -> ArgumentParser:
         for name in names: add_option(group, name, CONFIG[name])
     return made
 
-# %% ../../nbs/forms/command.ipynb #f19b5720
+# %% ../../nbs/forms/command.ipynb #16e3aaa2
 def read_command(
     form: Form,
     words: Sequence[str],  # of the command line, without the program's name
@@ -60,7 +60,7 @@ def read_command(
     if rest: raise ExperimentError(unknown(form, rest[0].lstrip("-").split("=")[0]))
     return vars(said)
 
-# %% ../../nbs/forms/command.ipynb #3611c1ae
+# %% ../../nbs/forms/command.ipynb #f941448a
 def main(words: Sequence[str] | None = None) -> None:  # words: None: those of the terminal
     "Run the study that the command line describes, print its table, leave run files and `results.csv`."
     try:
@@ -68,7 +68,6 @@ def main(words: Sequence[str] | None = None) -> None:  # words: None: those of t
         print(plan.data, expect(plan), sep="\n", flush=True)
     except ExperimentError as error: raise SystemExit(f"al_cifar_study: {error}") from None
     if plan.answers.dry_run: return
-    run_experiment(plan)
-    results = load_results(plan.folder)
+    results = load_results(run_experiment(plan))
     results.to_csv(plan.folder/"results.csv", index=False)
     print(final_table(results), f"Run files and results.csv: {plan.folder}", sep="\n\n")

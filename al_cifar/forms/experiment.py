@@ -42,7 +42,7 @@ def output_folder(
     name = answers.config(answers.conditions[0]).condition if form is EXPERIMENT else "study"
     return top/"runs"/f"{dataset}-{name}"
 
-# %% ../../nbs/forms/experiment.ipynb #34753d47
+# %% ../../nbs/forms/experiment.ipynb #8b14b800
 def available_cores() -> int:
     "Cores that this process may use."
     if hasattr(os, "sched_getaffinity"): return len(os.sched_getaffinity(0))  # not on macOS and Windows
@@ -57,7 +57,7 @@ def worker_count(
     usual = 1 if device == "cuda" else available_cores()
     return max(1, min(runs, workers or usual))
 
-# %% ../../nbs/forms/experiment.ipynb #3c3876e3
+# %% ../../nbs/forms/experiment.ipynb #37fbc72d
 class Plan(NamedTuple):
     "All that is known before the first run starts."
     answers: Answers
@@ -74,7 +74,7 @@ def prepare(form: Form, said: dict) -> Plan:
     workers = worker_count(answers.workers, len(configs), pick_device(answers.settings["device"]))
     return Plan(answers, data, configs, workers, output_folder(form, answers, data.name))
 
-# %% ../../nbs/forms/experiment.ipynb #5c734b04
+# %% ../../nbs/forms/experiment.ipynb #c29673c8
 def in_words(seconds: float) -> str:
     "A time, as precisely as a forecast deserves."
     if seconds < 100: return f"{seconds:.0f} seconds"
@@ -107,7 +107,7 @@ def expect(plan: Plan) -> str:
         expected = estimate(plan.configs, plan.data, plan.workers, plan.folder)
     return describe_plan(expected, plan.workers, plan.folder)
 
-# %% ../../nbs/forms/experiment.ipynb #b121f2ef
+# %% ../../nbs/forms/experiment.ipynb #5a3d31b6
 def run_experiment(plan: Plan) -> list[Path]:
     "Do what is missing, in this process or on several; returns the run files."
     if plan.workers == 1: return run_study(plan.configs, plan.folder, plan.data)
