@@ -42,12 +42,13 @@ def output_folder(
     name = answers.config(answers.conditions[0]).condition if form is EXPERIMENT else "study"
     return top/"runs"/f"{dataset}-{name}"
 
-# %% ../../nbs/forms/experiment.ipynb #8b14b800
+# %% ../../nbs/forms/experiment.ipynb #dfcd665a
 def available_cores() -> int:
     "Cores that this process may use."
     if hasattr(os, "sched_getaffinity"): return len(os.sched_getaffinity(0))  # not on macOS and Windows
     return os.cpu_count() or 1
 
+# %% ../../nbs/forms/experiment.ipynb #6641e4b6
 def worker_count(
     workers: int | None,  # asked for; None: as many as there are cores, one on a GPU
     runs: int,
@@ -57,7 +58,7 @@ def worker_count(
     usual = 1 if device == "cuda" else available_cores()
     return max(1, min(runs, workers or usual))
 
-# %% ../../nbs/forms/experiment.ipynb #37fbc72d
+# %% ../../nbs/forms/experiment.ipynb #0eeb7306
 class Plan(NamedTuple):
     "All that is known before the first run starts."
     answers: Answers
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     workers: int  # processes
     folder: Path  # of the run files
 
+# %% ../../nbs/forms/experiment.ipynb #37a8eb31
 def prepare(form: Form, said: dict) -> Plan:
     "Read what was said to a form and load the data; an `ExperimentError` for what the user can mend."
     answers = form.read(said)
@@ -74,7 +76,7 @@ def prepare(form: Form, said: dict) -> Plan:
     workers = worker_count(answers.workers, len(configs), pick_device(answers.settings["device"]))
     return Plan(answers, data, configs, workers, output_folder(form, answers, data.name))
 
-# %% ../../nbs/forms/experiment.ipynb #c29673c8
+# %% ../../nbs/forms/experiment.ipynb #2f69da23
 def in_words(seconds: float) -> str:
     "A time, as precisely as a forecast deserves."
     if seconds < 100: return f"{seconds:.0f} seconds"
@@ -107,8 +109,9 @@ def expect(plan: Plan) -> str:
         expected = estimate(plan.configs, plan.data, plan.workers, plan.folder)
     return describe_plan(expected, plan.workers, plan.folder)
 
-# %% ../../nbs/forms/experiment.ipynb #5a3d31b6
+# %% ../../nbs/forms/experiment.ipynb #62b1e4f7
 def run_experiment(plan: Plan) -> list[Path]:
     "Do what is missing, in this process or on several; returns the run files."
     if plan.workers == 1: return run_study(plan.configs, plan.folder, plan.data)
-    with process_pool(plan.workers) as pool: return run_study(plan.configs, plan.folder, plan.data, executor=pool)
+    with process_pool(plan.workers) as pool:
+        return run_study(plan.configs, plan.folder, plan.data, executor=pool)
