@@ -14,7 +14,8 @@ import pandas as pd
 import matplotlib.pyplot as plt
 from itertools import combinations
 from scipy import stats
-from ..study.results import SECONDS, tidy_rounds
+from ..loop.rounds import PARTS as SECONDS
+from ..study.results import tidy_rounds
 from .curves import aulc
 from .frames import sort_rows, strategy_order, strategy_tables
 from .design import smallest_difference

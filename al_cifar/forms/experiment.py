@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from joblib import cpu_count
-
 from ..loop import PRESETS, Config, check_number, simulate
 from ..strategies import PAPER_NAMES, STRATEGIES
-from ..study import estimate, grid, process_pool, run_study
+from ..study import available_cores, estimate, grid, process_pool, run_study
 
 # %% ../../nbs/forms/experiment.ipynb #9cdab83c
 class ExperimentError(ValueError):
@@ -90,7 +88,7 @@ def output_folder(experiment, dataset, condition):
 
 def worker_count(experiment, runs, device="cpu"):
     "Processes to use: `workers`, or the cores this process may use; one on a GPU, never more than runs."
-    return max(1, min(runs, experiment.workers or (1 if device == "cuda" else cpu_count())))
+    return max(1, min(runs, experiment.workers or (1 if device == "cuda" else available_cores())))
 
 # %% ../../nbs/forms/experiment.ipynb #cf20f742
 def describe_plan(expected, workers, out_dir):

@@ -18,6 +18,6 @@ from .runs import finished, header, read_run, run_id
 from .workers import available_cores, process_pool
 
 # %% ../../nbs/06_study.ipynb #b7555d0f
-_all_ = ["bundle", "unbundle", "run_one", "estimate", "images_of", "seconds_per_image", "status", "load_results",
-         "StudyError", "failure_text", "go_on", "grid", "halt", "run_study", "so_far", "finished", "header", "read_run",
-         "run_id", "available_cores", "process_pool"]
+_all_ = ["bundle", "unbundle", "run_one", "estimate", "images_of", "seconds_per_image", "status",
+         "load_results", "StudyError", "failure_text", "go_on", "grid", "halt", "run_study", "so_far",
+         "finished", "header", "read_run", "run_id", "available_cores", "process_pool"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['README', 'runs_table', 'bundle', 'unbundle']
 
-# %% ../../nbs/study/bundle.ipynb #2689dbfb
+# %% ../../nbs/study/bundle.ipynb #b2f59e87
 import csv
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ from .results import load_results
 from .runs import parse_run, whole_lines
 from .tidy import rows_of
 
-# %% ../../nbs/study/bundle.ipynb #72fb30db
+# %% ../../nbs/study/bundle.ipynb #d4c9150a
 def runs_table(heads: dict[str, dict]) -> str:
     "A CSV text with a row per run; `heads`: its header, by file name."
     rows = []
@@ -38,8 +38,8 @@ README = f"""Runs of active-learning simulations, written by al_cifar {__version
 
 results.csv    accuracy by condition, strategy, replication and number of labels
 runs.csv       a row per run: its file, its configuration, data, versions, device
-runs/*.jsonl   a file per run, JSON lines: first all that defines it, with the initial set, then a line per round with
-               the accuracy, the images queried (dataset indices), the answers given, and seconds
+runs/*.jsonl   a file per run, JSON lines: first all that defines it, with the initial set, then a line per
+               round with the accuracy, the images queried (dataset indices), the answers given, and seconds
 
 al_cifar.study.load_results reads this archive; al_cifar.study.unbundle unpacks it, to go on from there.
 """
@@ -56,8 +56,8 @@ def _zipped(parts):
 def bundle(
     out_dir: Place,    # the folder of a study, or whatever load_results reads
     path: Path | str,  # of the archive, a .zip
-) -> Path:
-    "Write runs, as far as they got, into one archive, all of it or nothing; returns its path. Raises `ValueError`."
+) -> Path:              # the archive's
+    "Write runs, as far as they got, into one archive, all of it or nothing. Raises `ValueError`."
     path = Path(path)
     if path.suffix != ".zip": raise ValueError(f"path must end in .zip, got {path}")
     runs = {Path(name).name: text for name, text in run_texts(out_dir)}

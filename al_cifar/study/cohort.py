@@ -34,15 +34,17 @@ MAY_DIFFER = fields_with(Config, "strategy", "annotator", "world")
 def step_of(config: Config) -> dict:
     "The fields in which runs must agree to go in lockstep, with their values."
     config = config.resolved()
-    return {field.name: getattr(config, field.name) for field in fields(Config) if field.name not in MAY_DIFFER}
+    names = [field.name for field in fields(Config) if field.name not in MAY_DIFFER]
+    return {name: getattr(config, name) for name in names}
 
 def check_together(configs: list[Config]) -> None:
     "Raise a `ValueError` that names the first field in which `configs` differ and should not."
     first = step_of(configs[0])
     for config in configs[1:]:
         for name, value in step_of(config).items():
-            if value != first[name]:
-                raise ValueError(f"{name} must be the same for all runs of a cohort, got {first[name]!r} and {value!r}")
+            if value == first[name]: continue
+            got = f"{first[name]!r} and {value!r}"
+            raise ValueError(f"{name} must be the same for all runs of a cohort, got {got}")
 
 # %% ../../nbs/study/cohort.ipynb #6dcd4cd8
 def bytes_per_member(config: Config, data: ImageData) -> int:
@@ -70,17 +72,18 @@ def simulate_cohort(
     records: list[list] | None = None,  # for each run those of its first rounds, equally many
     together: int | None = None,        # trainings in one model; None: what fits
 ) -> Iterator[list[dict]]:              # a list a round, a record for each run
-    "Many runs of the active-learning loop in lockstep. Raises as `simulate`, and `ValueError` for runs out of step."
+    "Many runs of the active-learning loop in lockstep. Raises as `simulate`, and if runs are out of step."
     configs = list(configs)
     check_together(configs)
     records = records or [()]*len(configs)
     runs = [start_run(config, data, done) for config, done in zip(configs, records, strict=True)]
     rounds = sorted({run.round for run in runs})
     if len(rounds) > 1:
-        raise ValueError(f"records must be equally many for all runs of a cohort, got {rounds[0]} and {rounds[-1]}")
+        got = f"{rounds[0]} and {rounds[-1]}"
+        raise ValueError(f"records must be equally many for all runs of a cohort, got {got}")
     return lockstep(runs, data, together or members_that_fit(runs[0].config, data))
 
-# %% ../../nbs/study/cohort.ipynb #6a80d6e5
+# %% ../../nbs/study/cohort.ipynb #c0f7397c
 def cohorts_of(
     jobs: dict,  # (config, data) by path of the run file
     size: int,   # most runs of a cohort
@@ -92,11 +95,12 @@ def cohorts_of(
     def world(path): return jobs[path][0].seed, jobs[path][0].replication
     for paths in alike.values():
         paths.sort(key=world)
-        for first in range(0, len(paths), size): yield {path: jobs[path] for path in paths[first:first + size]}
+        for first in range(0, len(paths), size):
+            yield {path: jobs[path] for path in paths[first:first + size]}
 
 # %% ../../nbs/study/cohort.ipynb #3058e839
 def _open_all(jobs, stack):
-    "Open the runs `jobs` for as long as `stack` is: (config, data, records, append) of each; those that are busy are left out."
+    "Config, data, records and `put` of every run of `jobs` that is not busy, open for as long as `stack`."
     for path, (config, data) in jobs.items():
         run = open_run(config, data, path, wait=0, engine=f"cohort of {len(jobs)}")
         try: records, put = stack.enter_context(run)
@@ -145,7 +149,7 @@ def run_cohorts(
             del cohort[path]
         yield from run_here(cohort, watch)
 
-# %% ../../nbs/study/cohort.ipynb #52c3d1d7
+# %% ../../nbs/study/cohort.ipynb #adb6e735
 def default_cohort(jobs: dict) -> int:
     "How many runs to take in lockstep: one on a CPU, 300 on a GPU, since each holds two files open."
     return 300 if any(pick_device(config.device) == "cuda" for config, _ in jobs.values()) else 1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'MIXING', 'bundled', 'run_texts', 'check_mix', 'check_same', 'identity', 'longer', 'runs_in']
 
-# %% ../../nbs/study/collect.ipynb #90f9f5b0
+# %% ../../nbs/study/collect.ipynb #db749a40
 import json
 import os
 import re
@@ -16,9 +16,9 @@ from zipfile import BadZipFile, ZipFile
 from .runs import NOT_THE_RUN, parse_run, sources_in, whole_config, whole_lines
 from .tidy import RESULT_COLUMNS, learner_of, rows_of
 
-# %% ../../nbs/study/collect.ipynb #945786b3
+# %% ../../nbs/study/collect.ipynb #b3b0df8c
 def bundled(path: Path) -> Iterator[tuple[Path, bytes]]:
-    "Name and whole lines of every run in the bundle `path`. Raises `ValueError` for an archive that is no bundle."
+    "Name and whole lines of every run in the bundle `path`. Raises `ValueError` if it is no bundle."
     try:
         with ZipFile(path) as archive:
             names = [name for name in archive.namelist() if re.fullmatch(r"runs/[\w.+-]+\.jsonl", name)]
@@ -32,7 +32,7 @@ def bundled(path: Path) -> Iterator[tuple[Path, bytes]]:
 Place = str | os.PathLike | Iterable  # a folder, a run file, a bundle, or a list of them
 
 def run_texts(path: Place) -> Iterator[tuple[Path, bytes]]:
-    "Name and whole lines of every run at `path`. Raises `FileNotFoundError` if there is none, and as `bundled`."
+    "Name and whole lines of every run at `path`. Raises `FileNotFoundError`, and as `bundled`."
     if not isinstance(path, (str, os.PathLike)):
         for part in path: yield from run_texts(part)
         return
@@ -65,14 +65,14 @@ def check_same(
     raise ValueError(f"runs of different {what} do not mix: {one!r} in {first}, {value!r} in {file}; "
                      f"pass mix=({what!r},) if they shall")
 
-# %% ../../nbs/study/collect.ipynb #418b0a25
+# %% ../../nbs/study/collect.ipynb #19985530
 def identity(head: dict) -> str:
     "What makes two run files the same run, as text: all that its id hashes."
     config = {k: v for k, v in whole_config(head).items() if k not in NOT_THE_RUN}
     facts = [config, head.get("dataset"), head["fingerprint"], head["streams"], sources_in(head)]
     return json.dumps(facts, sort_keys=True)
 
-# %% ../../nbs/study/collect.ipynb #8536d3f8
+# %% ../../nbs/study/collect.ipynb #5630c81d
 def longer(a: tuple, b: tuple) -> tuple:
     "Of two (file, rows) of the same run the one with more rows; a `ValueError` if they disagree."
     same = len(RESULT_COLUMNS)  # behind these are timings
@@ -81,9 +81,9 @@ def longer(a: tuple, b: tuple) -> tuple:
             raise ValueError(f"{a[0]} and {b[0]} hold the same run with different outcomes at {x[3]} labels")
     return b if len(b[1]) > len(a[1]) else a
 
-# %% ../../nbs/study/collect.ipynb #e98c27f2
+# %% ../../nbs/study/collect.ipynb #90472382
 def runs_in(path: Place, mix: Iterable[str] = ()) -> list[list[tuple]]:
-    "The rows, see `rows_of`, of every run at `path`, each run once. Raises `ValueError` and `FileNotFoundError`."
+    "The rows, see `rows_of`, of every run at `path`, each run once. Raises as `load_results`."
     check_mix(mix)
     runs, first = {}, {}
     for name, text in run_texts(path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WRITER_WAIT', 'MOST_DEATHS', 'run_here', 'wave', 'suspects', 'given_up', 'run_on']
 
-# %% ../../nbs/study/dispatch.ipynb #cef4dad8
+# %% ../../nbs/study/dispatch.ipynb #e2780967
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
@@ -18,7 +18,7 @@ from .progress import Watch
 from .tasks import Task, work
 
 # %% ../../nbs/study/dispatch.ipynb #f2ce91f6
-WRITER_WAIT = 10  # seconds to wait at a time for another process at the same run, once there is nothing else to do
+WRITER_WAIT = 10  # seconds to wait at a time for another writer of a run, once there is nothing else to do
 
 def run_here(
     jobs: dict,    # (config, data) by path of the run file
@@ -35,7 +35,7 @@ def run_here(
             else: yield path, ended
         jobs, wait = busy, WRITER_WAIT
 
-# %% ../../nbs/study/dispatch.ipynb #74075db4
+# %% ../../nbs/study/dispatch.ipynb #439e67f4
 def _next_end(ended, watch):
     "The next item of the queue `ended`; meanwhile the watch looks."
     while True:
@@ -47,6 +47,7 @@ def _told(future):
     if future.cancelled(): return InterruptedError("the executor cancelled it")
     return future.exception() or future.result()
 
+# %% ../../nbs/study/dispatch.ipynb #74075db4
 def wave(
     executor: Executor,
     tasks: dict[Path, Task],  # by path of the run file
@@ -65,7 +66,7 @@ def wave(
     finally:
         for future in futures: future.cancel()  # those that have ended do not mind
 
-# %% ../../nbs/study/dispatch.ipynb #38f4f70e
+# %% ../../nbs/study/dispatch.ipynb #1c324e96
 MOST_DEATHS = 5  # times in a row that a run's worker may die without finishing a round
 
 def suspects(
@@ -88,7 +89,7 @@ def run_on(
     tasks: dict[Path, Task],  # by path of the run file
     watch: Watch,
 ) -> Iterator[tuple[Path, dict]]:
-    "Do `tasks` on an executor; yields (path, how it ended). Raises `BrokenExecutor` if the executor takes no more."
+    "Do `tasks` on an executor; yields (path, how it ended). Raises `BrokenExecutor` if it takes no more."
     deaths, turn = Counter(), 0
     while tasks:
         lost, busy, before = {}, [], dict(watch.seen)

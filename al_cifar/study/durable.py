@@ -6,7 +6,7 @@
 __all__ = ['write_whole', 'as_line', 'append', 'side_file', 'only_writer', 'being_written', 'open_run', 'durable_rounds',
            'run_one', 'failed_file', 'failure', 'attempt']
 
-# %% ../../nbs/study/durable.ipynb #2ebb8f80
+# %% ../../nbs/study/durable.ipynb #39894670
 import errno
 import json
 import os
@@ -50,10 +50,10 @@ def as_line(value: dict) -> bytes:
     return (json.dumps(value) + "\n").encode()
 
 def append(file, value: dict) -> None:
-    "Write `value` as one line to the unbuffered `file` and wait until the disk has it. An `OSError` names the file."
+    "Write `value` as a line to the unbuffered `file`, and wait for the disk. An `OSError` names the file."
     line = memoryview(as_line(value))
     try:
-        while line: line = line[file.write(line):]  # a disk that fills up takes a part, and says so at the next write
+        while line: line = line[file.write(line):]  # a disk that fills up takes a part first
         os.fsync(file.fileno())
     except OSError as error:
         text = f"{error.strerror}; earlier rounds are safe: mend that and run again, which goes on from there"
@@ -66,7 +66,7 @@ def side_file(path: Path | str, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder/name
 
-# %% ../../nbs/study/durable.ipynb #5dfe8af2
+# %% ../../nbs/study/durable.ipynb #9127a65f
 @contextmanager
 def only_writer(
     path: Path | str,           # of a run file
@@ -107,7 +107,7 @@ def open_run(
             file.seek(0, os.SEEK_END)
             yield records, partial(append, file)
 
-# %% ../../nbs/study/durable.ipynb #cf7b3d88
+# %% ../../nbs/study/durable.ipynb #4bb86d05
 def durable_rounds(
     config: Config,
     data: ImageData,
@@ -140,7 +140,7 @@ def failed_file(path: Path | str) -> Path:
     return Path(path).with_suffix(".failed")
 
 def failure(path: Path | str, error: BaseException) -> dict:
-    "Record `error` beside the run file `path`, and return what is recorded; `full` says whether the disk was."
+    "Record `error` beside the run file `path`: a dict, whose `full` says whether the disk was full."
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     trace, now = "".join(format_exception(error)), datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts = {"state": "failed", "error": f"{type(error).__name__}: {error}", "traceback": trace,
@@ -155,8 +155,9 @@ def attempt(
     rounds: Iterator[dict],  # its durable_rounds
     stop: Callable = lambda record: False,  # called after every round; true ends the run for now
 ) -> dict:
-    """Go through `rounds` and say how the run ended, under the key `state`: done, stopped, failed with what `failure`
-    says, or busy because another process is at it."""
+    """Go through `rounds` and say how the run ended, under the key `state`.
+
+    It is done, stopped, failed, with what `failure` says, or busy because another process is at it."""
     with closing(rounds):
         while True:
             try: record = next(rounds, None)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['passes_over_pool', 'images_of', 'shortest', 'seconds_per_image', 'estimate']
 
-# %% ../../nbs/study/estimate.ipynb #d4bc4739
+# %% ../../nbs/study/estimate.ipynb #2466d9cf
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..strategies.contract import sources_of
 from .cohort import members_that_fit
 from .runs import finished, run_id
 
-# %% ../../nbs/study/estimate.ipynb #0dda9be9
+# %% ../../nbs/study/estimate.ipynb #b28eb272
 def passes_over_pool(config: Config) -> int:
     "How many models score the pool in a round: none if the strategy does not look."
     sources = sources_of(asked_strategy(config))
@@ -44,7 +44,7 @@ def images_of(config: Config, data: ImageData) -> tuple[int, int]:
     tested = config.evaluators*len(sizes)*len(data.y_test)
     return trainings*config.epochs*sum(sizes), tested + trainings*looks + passes_over_pool(config)*sum(seen)
 
-# %% ../../nbs/study/estimate.ipynb #62a41b9b
+# %% ../../nbs/study/estimate.ipynb #3ae36c82
 def shortest(work: Callable, device: torch.device) -> float:
     "The shortest of three durations of `work()`: other work on the machine only ever adds."
     times = []
@@ -82,8 +82,8 @@ def estimate(
     out_dir: Path | str | None = None,  # the folder of the study, for what is finished
 ) -> dict:
     "What a study will take: `runs`, `missing` ones, `seconds` from a measurement on this machine, `bytes`."
-    def is_missing(config): return out_dir is None or not finished(Path(out_dir)/f"{run_id(config, data)}.jsonl")
-    missing = [config for config in configs if is_missing(config)]
+    def is_done(config): return finished(Path(out_dir)/f"{run_id(config, data)}.jsonl")
+    missing = [config for config in configs if out_dir is None or not is_done(config)]
     if not missing: return {"runs": len(configs), "missing": 0, "seconds": 0., "bytes": 0}
     together = min(len(missing), members_that_fit(missing[0], data))
     per_image = seconds_per_image(missing[0], data, together)

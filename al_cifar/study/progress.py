@@ -23,7 +23,7 @@ from ..loop.config import Config
 from .durable import being_written, failed_file, side_file, write_whole
 from .runs import parse_run, rounds_in, whole_lines
 
-# %% ../../nbs/study/progress.ipynb #d6b1ff7b
+# %% ../../nbs/study/progress.ipynb #03db1c4c
 class Pace:
     "Says when it is time to look again: after a quarter of a second, or after 20 times what a look took."
     def __init__(self): self.interval, self.next = .25, 0.
@@ -45,8 +45,8 @@ class Watch:
     Raises what `read_run` raises, at the start, for files that are no run files."""
     def __init__(
         self,
-        configs: dict[Path, Config],        # of the run files, all in one folder
-        on_round: Callable | None = None,   # on_round(record, config) for every record that appears from now on
+        configs: dict[Path, Config],       # of the run files, all in one folder
+        on_round: Callable | None = None,  # on_round(record, config) for every record that is new
     ):
         self.configs = {path.name: (path, config) for path, config in configs.items()}
         self.on_round, self.folder = on_round, next(iter(configs)).parent
@@ -74,7 +74,7 @@ class Watch:
         else: return
         self.notify()
 
-# %% ../../nbs/study/progress.ipynb #59022e59
+# %% ../../nbs/study/progress.ipynb #896e164c
 def read(self, name: str) -> None:
     "Read what is new in one file, unless it is finished or none of ours."
     if name not in self.open: return
@@ -94,8 +94,9 @@ class ProgressBar:
     def __init__(self, watch: Watch, show: bool = True):
         self.watch, self.failed = watch, 0
         pause = .5 if sys.stderr.isatty() else 10
-        self.bar = tqdm(total=watch.total, initial=watch.rounds, unit="round", desc=self.text(), file=sys.stderr,
-                        disable=not show, ncols=100, mininterval=pause, maxinterval=pause, miniters=1, smoothing=.05)
+        pace = dict(mininterval=pause, maxinterval=pause, miniters=1, smoothing=.05)
+        self.bar = tqdm(total=watch.total, initial=watch.rounds, unit="round", desc=self.text(),
+                        file=sys.stderr, disable=not show, ncols=100, **pace)
         watch.notify = self.update
 
     def text(self) -> str:
@@ -124,7 +125,7 @@ def note_plan(configs: dict[Path, Config]) -> None:
     name = f"plan-{sha256(text).hexdigest()[:16]}.json"
     write_whole(side_file(next(iter(configs)), name), text)
 
-# %% ../../nbs/study/progress.ipynb #00e01097
+# %% ../../nbs/study/progress.ipynb #4f4fe561
 def planned(out_dir: Path | str) -> dict[str, int]:
     "Rounds of every run that is planned or begun in the folder `out_dir`, by file name."
     plan, out_dir = {}, Path(out_dir)
@@ -135,7 +136,7 @@ def planned(out_dir: Path | str) -> dict[str, int]:
         plan[path.name] = rounds_in(SimpleNamespace(**head["config"]))
     return plan
 
-# %% ../../nbs/study/progress.ipynb #d9ce19a2
+# %% ../../nbs/study/progress.ipynb #9e4c45a4
 def state_of(
     path: Path,   # of the run file
     rounds: int,  # on disk
@@ -150,8 +151,8 @@ def state_of(
 def status(out_dir: Path | str) -> dict:
     """How the study in the folder `out_dir` stands: numbers of runs, and of rounds, and what failed.
 
-    `runs` = `done` + `running` + `failed` + `waiting`; `rounds` on disk of `rounds_planned`; `failures`: {run:
-    error}, the traceback is in `<run>.failed`. Raises `FileNotFoundError` if there is no study."""
+    `runs` = `done` + `running` + `failed` + `waiting`; `rounds` on disk of `rounds_planned`; `failures`: the
+    error by run, the traceback is in `<run>.failed`. Raises `FileNotFoundError` if there is no study."""
     plan, out_dir = planned(out_dir), Path(out_dir)
     if not plan: raise FileNotFoundError(f"out_dir must be the folder of a study, there is none at {out_dir}")
     lines = {name: whole_lines(out_dir/name).count(b"\n") for name in plan.keys() & set(os.listdir(out_dir))}

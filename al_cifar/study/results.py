@@ -24,8 +24,8 @@ def is_table(path) -> bool:
     "Whether `path` is the name of a CSV, packed or not."
     return isinstance(path, (str, os.PathLike)) and str(path).endswith((".csv", ".csv.gz"))
 
-# %% ../../nbs/study/results.ipynb #10ea9a12
-TEXT = ("condition", "accuracies", "class_counts", "per_class")  # columns that hold text, though it may look like a number
+# %% ../../nbs/study/results.ipynb #ad21b3fa
+TEXT = ("condition", "accuracies", "class_counts", "per_class")  # text, though it may look like a number
 MIXING_COLUMNS = {"data": ["dataset", "fingerprint"], "protocol": ["protocol"], "learner": ["learner"],
                   "streams": ["streams"]}
 
@@ -45,11 +45,12 @@ def read_table(
     frame = _parsed(path)
     frame = frame.assign(learner=frame.get("learner", "default"))  # younger than some tables
     missing = [column for column in need if column not in frame]
-    if missing: raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, frame))}")
+    there = ", ".join(map(str, frame))
+    if missing: raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; it has {there}")
     if "crn" in frame: frame["crn"] = [{"True": True, "False": False}.get(str(x), x) for x in frame["crn"]]
     for what in [what for what in MIXING_COLUMNS if what not in mix]:
-        there = [column for column in MIXING_COLUMNS[what] if column in frame]
-        values = frame[there].drop_duplicates().to_numpy().tolist()
+        columns = [column for column in MIXING_COLUMNS[what] if column in frame]
+        values = frame[columns].drop_duplicates().to_numpy().tolist()
         if len(values) > 1: check_same(what, values[0], path, values[1], path)
     return frame
 
@@ -57,14 +58,14 @@ def read_table(
 def tidy_rounds(path: Place, mix: Iterable[str] = ()) -> pd.DataFrame:
     """The frame of `load_results` with all that each round measured.
 
-    accuracies: of each evaluator, as text; n_wrong: labelled images whose label is wrong; class_counts: labelled images
-    of each true class, as text; seconds of each part of a round; the measures. Errors as in `load_results`."""
+    accuracies: of each evaluator, as text; n_wrong: labelled images whose label is wrong; class_counts:
+    labelled images of each true class, as text; seconds by part; the measures. Raises as `load_results`."""
     if is_table(path): frame = read_table(path, RESULT_COLUMNS, mix)
     else: frame = pd.DataFrame([row for run in runs_in(path, mix) for row in run], columns=all_columns())
     by = ["condition", "strategy", "replication", "n_labels"]
     return frame.sort_values(by, kind="stable", ignore_index=True)
 
-# %% ../../nbs/study/results.ipynb #1da003ed
+# %% ../../nbs/study/results.ipynb #a82177e3
 def per_evaluator(frame: pd.DataFrame) -> pd.DataFrame:
     "A row per evaluator, with its own accuracy, and its number in a last column."
     each = frame.assign(accuracy=frame.accuracies.str.split())
@@ -72,24 +73,24 @@ def per_evaluator(frame: pd.DataFrame) -> pd.DataFrame:
     each = each.explode(["accuracy", "evaluator"], ignore_index=True)
     return each.astype({"accuracy": float, "evaluator": int})
 
-# %% ../../nbs/study/results.ipynb #45aa1d5a
+# %% ../../nbs/study/results.ipynb #d3a7d9a3
 def load_results(
-    path: Place,                  # a folder, a run file, a bundle, a table, or a list of folders, files and bundles
-    mix: Iterable[str] = (),      # which of data, protocol, learner, streams may differ between runs
-    each_evaluator: bool = False, # a row per evaluator, with its own accuracy, and its number in a last column, evaluator
-    measures: bool = False,       # a column for each of MEASURES, too
+    path: Place,                   # a folder, a run file, a bundle, a list of these, or a table
+    mix: Iterable[str] = (),       # which of data, protocol, learner, streams may differ between runs
+    each_evaluator: bool = False,  # a row per evaluator: its own accuracy, its number in a last column
+    measures: bool = False,        # a column for each of MEASURES, too
 ) -> pd.DataFrame:
     """All runs: a row per run and n_labels, with RESULT_COLUMNS; accuracy is in [0, 1].
 
-    Unfinished runs are there as far as they got; a run that is there twice counts once. Measures that a file lacks are
-    NaN. Raises `FileNotFoundError`, and a `ValueError` that names two runs which differ in what `mix` does not allow."""
+    Unfinished runs are there as far as they got; a run that is there twice counts once; measures that a file
+    lacks are NaN. Raises `FileNotFoundError`, and a `ValueError` that names two runs that do not mix."""
     frame, columns = tidy_rounds(path, mix), [*RESULT_COLUMNS]
     if measures:
         frame = frame.reindex(columns=[*frame, *(name for name in MEASURES if name not in frame)])
         columns += MEASURES
     if not each_evaluator: return frame[columns]
     if "accuracies" not in frame:
-        raise ValueError(f"{path} lacks the column accuracies: each_evaluator needs run files, or a table of them")
+        raise ValueError(f"{path} lacks the column accuracies, which each_evaluator needs")
     return per_evaluator(frame)[[*columns, "evaluator"]]
 
 # %% ../../nbs/study/results.ipynb #1de83b9a

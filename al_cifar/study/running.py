@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'so_far', 'failure_text', 'StudyError', 'halt', 'ends_of', 'go_on', 'run_study']
 
-# %% ../../nbs/study/running.ipynb #723a6a6f
+# %% ../../nbs/study/running.ipynb #8ac36d12
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import fields, replace
@@ -34,19 +34,20 @@ def grid(
     "Cross fields of `base`, the last axis fastest, without duplicates. Raises `ValueError`."
     names = [field.name for field in fields(Config)]
     for name, values in axes.items():
-        if name not in names: raise ValueError(f"axes must be fields of Config ({', '.join(names)}), got {name!r}")
+        if name not in names:
+            raise ValueError(f"axes must be fields of Config ({', '.join(names)}), got {name!r}")
         if isinstance(values, str) or not np.iterable(values):
             raise ValueError(f"{name} must be a list, got {values!r}")
     changes = [dict(zip(axes, values)) for values in product(*axes.values())]
     return list(dict.fromkeys(replace(base, **change) for change in changes))
 
-# %% ../../nbs/study/running.ipynb #7738c904
+# %% ../../nbs/study/running.ipynb #25194450
 def so_far(watch: Watch) -> str:
     "What is done, and how to go on, in words."
-    return (f"{watch.done} of {len(watch.configs)} runs are finished, {watch.rounds} of {watch.total} rounds on disk; "
-            "the same call goes on from there")
+    runs = f"{watch.done} of {len(watch.configs)} runs are finished"
+    return f"{runs}, {watch.rounds} of {watch.total} rounds on disk; the same call goes on from there"
 
-# %% ../../nbs/study/running.ipynb #50d53fff
+# %% ../../nbs/study/running.ipynb #c5984742
 def failure_text(
     failures: dict,  # what happened, by path of the run file
     most: int = 20,  # runs to list
@@ -58,23 +59,23 @@ def failure_text(
     return "\n".join([f"{len(failures)} runs failed, the same call retries only them:", *lines, "",
                       f"The first one, from {failed_file(path).name}:", first["traceback"]])
 
-# %% ../../nbs/study/running.ipynb #1b1e2a3b
+# %% ../../nbs/study/running.ipynb #e6fda360
 class StudyError(RuntimeError):
-    "Some runs failed or the study could not go on; the message says which and why. `failures`: what happened, by run."
+    "Some runs failed, or the study could not go on; the message says why. `failures`: what happened, by run."
     def __init__(self, message: str, failures: dict | tuple = ()):
         super().__init__(message)
         self.failures = {path.stem: facts for path, facts in dict(failures).items()}
 
-# %% ../../nbs/study/running.ipynb #f4c11e66
+# %% ../../nbs/study/running.ipynb #ebe827b9
 def halt(
     executor: Executor | None,
     stop: Path,                 # the file that workers look for
 ) -> None:
-    "Make the workers of `executor` stop: ours at once, others after their current round, when they see the file."
+    "Make the workers of `executor` stop: ours at once, others after their current round."
     if hasattr(executor, "stop"): executor.stop()
     elif executor is not None: stop.touch()
 
-# %% ../../nbs/study/running.ipynb #950ae042
+# %% ../../nbs/study/running.ipynb #192f2319
 def ends_of(
     jobs: dict,                 # (config, data) by path of the run file
     watch: Watch,
@@ -93,7 +94,7 @@ def go_on(
     progress: bool = True,
     cohort: int | None = None,
 ) -> None:
-    "Do `jobs`, follow them, and say what failed. Raises `StudyError`, and what the `on_round` of `watch` raises."
+    "Do `jobs`, follow them, and say what failed. Raises `StudyError`, and what `on_round` raises."
     if not jobs: return
     stop = side_file(next(iter(jobs)), f"stop-{uuid4().hex}")
     failures, bar = {}, ProgressBar(watch, progress)
@@ -106,7 +107,8 @@ def go_on(
         watch.look(now=True)
     except BaseException as error:
         halt(executor, stop)
-        if isinstance(error, KeyboardInterrupt): raise KeyboardInterrupt(f"interrupted: {so_far(watch)}") from None
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted: {so_far(watch)}") from None
         if not isinstance(error, BrokenExecutor): raise
         text = f"the executor takes no more runs ({error!r}): {so_far(watch)}, on a new executor"
         raise StudyError(text, failures) from error
@@ -121,23 +123,24 @@ def run_study(
     root: Path | str | None = None,    # where the datasets are
     executor: Executor | None = None,  # None: the runs are done here
     progress: bool = True,             # show a bar on stderr
-    on_round: Callable | None = None,  # on_round(record, config), called here for every new round, wherever it was computed
+    on_round: Callable | None = None,  # on_round(record, config), called here for every new round
     cohort: int | None = None,         # runs in lockstep; None: all that can on a GPU, one on a CPU
 ) -> list[Path]:                       # the run files, in the order of configs
     """Do what is missing of runs. Interrupt and run again as you like.
 
-    Raises `ValueError` before any work if a config does not fit the data or a run file is damaged, `StudyError` in the
-    end or when nothing can go on."""
+    Raises `ValueError` before any work if a config does not fit the data or a run file is damaged,
+    `StudyError` in the end or when nothing can go on."""
     configs, out_dir = list(configs), Path(out_dir)
     if not configs: raise ValueError("configs must hold at least one Config, got none")
     loaded = {name: data or load_data(name, root) for name in {config.dataset for config in configs}}
-    for config in configs: check_config(config, loaded[config.dataset])
+    data_of = {config: loaded[config.dataset] for config in configs}
+    for config in configs: check_config(config, data_of[config])
     out_dir.mkdir(parents=True, exist_ok=True)
-    files = {config: out_dir/f"{run_id(config, loaded[config.dataset])}.jsonl" for config in configs}
+    files = {config: out_dir/f"{run_id(config, data_of[config])}.jsonl" for config in configs}
     runs = {path: config for config, path in files.items()}
     watch = Watch(runs, on_round)
     note_plan(runs)
-    jobs = {path: (config, loaded[config.dataset]) for path, config in runs.items() if path.name in watch.open}
+    jobs = {path: (config, data_of[config]) for path, config in runs.items() if path.name in watch.open}
     longest_first = sorted(jobs, key=lambda path: -sum(images_of(*jobs[path])))
     go_on({path: jobs[path] for path in longest_first}, watch, executor, progress, cohort)
     return [files[config] for config in configs]

@@ -34,16 +34,16 @@ def config_facts(config: Config) -> dict:
     "The fields of `config`, resolved, as JSON types, tuples as lists."
     return json.loads(json.dumps(asdict(config.resolved())))
 
-# %% ../../nbs/study/runs.ipynb #6675d3b1
+# %% ../../nbs/study/runs.ipynb #d86d06ca
 RETIRED = {"paper": {"kmeans": "nearest"}, "released": {"kmeans": "within"}}
 
 def all_facts(config: Config) -> dict:
     "What `config_facts` says, and the fields that configs no longer have."
     return config_facts(config) | RETIRED[config.protocol]
 
-# %% ../../nbs/study/runs.ipynb #617aaa24
+# %% ../../nbs/study/runs.ipynb #343df3b2
 def safe(text: str) -> str:
-    "`text` as a part of a file name: a dash for everything but A-Z, a-z, 0-9 and _.+-, at most 120 characters."
+    "`text` for a file name: a dash for all but A-Z, a-z, 0-9 and _.+-, at most 120 characters."
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text)[:120].rstrip("-")
 
 def run_id(config: Config, data: ImageData) -> str:
@@ -51,7 +51,7 @@ def run_id(config: Config, data: ImageData) -> str:
     default, mine, sources = all_facts(Config()), all_facts(config), own_sources(config)
     facts = {name: mine[name] for name in mine if mine[name] != default[name] and name not in NOT_THE_RUN}
     facts |= {"dataset": data.name, "fingerprint": data.fingerprint, "streams": STREAMS_VERSION}
-    if list(sources) == ["strategy"]: facts["source"] = sources["strategy"]  # once, only a strategy could be yours
+    if list(sources) == ["strategy"]: facts["source"] = sources["strategy"]  # as it once was
     elif sources: facts["sources"] = sources
     digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     noise = f"{'u' if config.stochastic else 'e'}{config.epsilon!r}"
@@ -62,7 +62,7 @@ def rounds_in(config: Config) -> int:
     "How many rounds, and so records, a run has; `config`: anything with `initial`, `budget` and `batch`."
     return len(range(config.initial, config.budget, config.batch)) + 1
 
-# %% ../../nbs/study/runs.ipynb #9042a478
+# %% ../../nbs/study/runs.ipynb #94378197
 def _machine(device):
     "Where a run is computed, and with which versions."
     packages = {"al_cifar": __version__, "python": python_version(), "torch": torch.__version__}
@@ -80,16 +80,16 @@ def header(
     "The first line of a run's file: config, drawn epsilon, initial set, data, versions, device."
     config = config.resolved()
     streams = streams_of(config)
-    y, draws = data.y_train.numpy(), streams("initial")
+    y, draws, now = data.y_train.numpy(), streams("initial"), datetime.now(timezone.utc)
     first = initial_set(y, data.n_classes, config.initial, draws, config.stratified)
     return {
         "config": config_facts(config), "condition": config.condition,
         "epsilon_drawn": drawn_epsilon(config, streams), "initial_set": first.tolist(),
         "dataset": data.name, "fingerprint": data.fingerprint, "pool": len(y), "streams": STREAMS_VERSION,
         "sources": own_sources(config) if sources is None else sources, "engine": engine,
-        **_machine(pick_device(config.device)), "started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        **_machine(pick_device(config.device)), "started": now.isoformat(timespec="seconds")}
 
-# %% ../../nbs/study/runs.ipynb #0ded53a0
+# %% ../../nbs/study/runs.ipynb #c1e7e6a9
 def whole_lines(
     path: Path | str,
     start: int = 0,   # the byte to start from
@@ -109,15 +109,16 @@ def parse_line(line: bytes, keys: tuple) -> dict:
     try: value = json.loads(line)
     except ValueError as error: raise ValueError(f"not JSON ({error})") from None
     for key in keys:
-        if not isinstance(value, dict) or key not in value: raise ValueError(f"{key!r} is missing, is this a run file?")
+        if not isinstance(value, dict) or key not in value:
+            raise ValueError(f"{key!r} is missing, is this a run file?")
     return value
 
-# %% ../../nbs/study/runs.ipynb #451b4093
+# %% ../../nbs/study/runs.ipynb #aee74451
 def parse_run(
     text: bytes,       # whole lines of a run file
     path: Path | str,  # for messages
 ) -> tuple[dict | None, list[dict]]:
-    "Header and records of a run. A `ValueError` names file and line of anything that is not as it was written."
+    "Header and records of a run. A `ValueError` names file and line of anything that is not as written."
     records = []
     for number, line in enumerate(text.split(b"\n")[:-1], start=1):
         try: value = parse_line(line, RECORD_KEYS if records else HEADER_KEYS)
@@ -137,7 +138,7 @@ def finished(path: Path | str) -> bool:
     records = read_run(path)[1] if Path(path).exists() else []
     return bool(records) and not records[-1]["queried"]
 
-# %% ../../nbs/study/runs.ipynb #6b53a5ef
+# %% ../../nbs/study/runs.ipynb #d3bb6405
 def whole_config(head: dict) -> dict:
     "The config in the header `head`, with all fields of today and those that configs no longer have."
     return all_facts(Config()) | RETIRED.get(head["config"].get("protocol"), {}) | head["config"]
@@ -147,7 +148,7 @@ def sources_in(head: dict) -> dict:
     strategy = head.get("strategy_source")
     return {"strategy": strategy} if strategy else head.get("sources", {})
 
-# %% ../../nbs/study/runs.ipynb #2e5cb7c1
+# %% ../../nbs/study/runs.ipynb #4541554b
 def check_same_run(
     path: Path | str,  # for the message
     head: dict,        # of the file
@@ -160,4 +161,5 @@ def check_same_run(
     differ = [name for name in theirs if name not in NOT_THE_RUN and mine.get(name) != theirs[name]]
     if head["fingerprint"] != data.fingerprint: differ.append("data")
     if sources_in(head) != sources: differ.append("code of components")
-    if differ: raise ValueError(f"{path}, line 1: another run than the one asked for, {', '.join(differ)} differ")
+    if not differ: return
+    raise ValueError(f"{path}, line 1: another run than the one asked for, {', '.join(differ)} differ")

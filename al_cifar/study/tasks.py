@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Task', 'task_of', 'task_rounds', 'work']
 
-# %% ../../nbs/study/tasks.ipynb #6d711201
+# %% ../../nbs/study/tasks.ipynb #aa2f5c7a
 import os
 from collections.abc import Iterator
 from dataclasses import replace

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESULT_COLUMNS', 'ROUND_COLUMNS', 'all_columns', 'learner_of', 'run_cells', 'as_cell', 'round_cells', 'rows_of']
 
-# %% ../../nbs/study/tidy.ipynb #d4427678
+# %% ../../nbs/study/tidy.ipynb #f38ceba2
 from math import nan
 from types import SimpleNamespace
 
@@ -15,9 +15,9 @@ from ..loop.rounds import PARTS
 from ..loop.settings import fields_with
 from .runs import whole_config
 
-# %% ../../nbs/study/tidy.ipynb #ae485d6f
-RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "epsilon", "epsilon_drawn",
-                  "seed", "protocol", "crn", "evaluators", "learner"]
+# %% ../../nbs/study/tidy.ipynb #712b87ce
+RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "epsilon",
+                  "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner"]
 ROUND_COLUMNS = ["fingerprint", "streams", "engine", "accuracies", "n_wrong", "class_counts",
                  *(f"seconds_{part}" for part in PARTS)]
 
@@ -25,15 +25,15 @@ def all_columns() -> list[str]:
     "The columns of a row: RESULT_COLUMNS, ROUND_COLUMNS, and the measures."
     return [*RESULT_COLUMNS, *ROUND_COLUMNS, *MEASURES]
 
-# %% ../../nbs/study/tidy.ipynb #6830c498
+# %% ../../nbs/study/tidy.ipynb #33d08fb3
 def learner_of(head: dict) -> str:
-    "How the learner of a run differs from its protocol's: `averaging=tail`, `lr=0.01 precision=bf16`, or `default`."
+    "How the learner of a run differs from its protocol's, such as `lr=0.01`, or `default`."
     config = whole_config(head)
     default = whole_config({"config": {}}) | PROTOCOLS.get(config["protocol"], {})
     differ = [name for name in fields_with(Config, "learner") if config[name] != default[name]]
     return " ".join(f"{name}={config[name]}" for name in differ) or "default"
 
-# %% ../../nbs/study/tidy.ipynb #43971a4a
+# %% ../../nbs/study/tidy.ipynb #f28007ea
 def run_cells(head: dict) -> dict:
     "What a row says of the run, by column."
     config = whole_config(head)
@@ -46,7 +46,7 @@ def run_cells(head: dict) -> dict:
         "learner": learner_of(head), "fingerprint": head["fingerprint"], "streams": head["streams"],
         "engine": head.get("engine")}
 
-# %% ../../nbs/study/tidy.ipynb #aa6dc92f
+# %% ../../nbs/study/tidy.ipynb #6417470c
 def as_cell(value) -> float | int | str:
     "A value of a record for a table: a list as text, nothing as NaN."
     if value is None: return nan
@@ -61,7 +61,7 @@ def round_cells(record: dict) -> dict:
         **{f"seconds_{part}": round(seconds.get(part, nan), 3) for part in PARTS},
         **{name: as_cell(record.get(name)) for name in MEASURES}}
 
-# %% ../../nbs/study/tidy.ipynb #b34f11c3
+# %% ../../nbs/study/tidy.ipynb #860b23d9
 def rows_of(head: dict | None, records: list[dict]) -> list[tuple]:
     "Rows of the tidy frame, in the order of `all_columns`; none for a file that is still empty."
     if head is None: return []

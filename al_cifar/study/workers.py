@@ -12,13 +12,13 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing import Pipe, connection, get_context
 from threading import Thread
 
-# %% ../../nbs/study/workers.ipynb #71223f70
+# %% ../../nbs/study/workers.ipynb #a9fe26c0
 def available_cores() -> int:
     "How many cores this process may use."
     if hasattr(os, "sched_getaffinity"): return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
-# %% ../../nbs/study/workers.ipynb #6b56ecb3
+# %% ../../nbs/study/workers.ipynb #c3df82ba
 def follow(lifeline: connection.Connection) -> None:
     "In a worker: end as soon as the other end of `lifeline` closes; leave Ctrl-C to the parent."
     def watch():
