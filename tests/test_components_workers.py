@@ -57,4 +57,4 @@ def test_own_components_travel_to_workers(tmp_path):
     assert done.returncode == 0, done.stderr
     sources, first, second = done.stdout.strip().splitlines()
     assert sources == "strategy,oracle,model oracle,model"
-    assert first.startswith("my_margin-sign-1.0-e0.1-r0-") and second.startswith("random-e0.1-r0-")
+    assert first.startswith("my_margin-sign--1.0-e0.1-r0-") and second.startswith("random-e0.1-r0-")
