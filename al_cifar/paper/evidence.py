@@ -18,7 +18,7 @@ from ..analysis.frames import COLUMNS as NEEDED
 from ..analysis.curves import learning_curves
 from ..analysis.frames import check_results, strategy_order
 from ..checkout import checkout
-from ..forms.experiment import ExperimentError, readable_errors
+from ..forms.form import ExperimentError, readable_errors
 from .printed import PAPER, RATES
 from .released import read_published
 from ..strategies.contract import PAPER_NAMES
