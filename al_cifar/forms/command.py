@@ -15,7 +15,7 @@ from .experiment import expect, prepare, run_experiment
 from .form import STUDY, ExperimentError, Form, by_role, unknown
 from .parameters import CONFIG, Parameter
 from ..loop.settings import FLAG, ROLES, SHARING
-from ..study import load_results
+from ..study.results import load_results
 
 # %% ../../nbs/forms/command.ipynb #93b1954c
 def help_text(one: Parameter) -> str:

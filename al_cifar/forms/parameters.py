@@ -102,7 +102,7 @@ class Parameter(NamedTuple):
 PAPER_STRATEGIES = ("random", "least_confidence", "kmeans")
 OWN = {
     "strategies": Parameter(PAPER_STRATEGIES, Setting("strategy", STRATEGY_LIST, "those to compare", False)),
-    "replications": Parameter(5, Setting("world", whole(), "random worlds; every strategy runs in each", False)),
+    "replications": Parameter(5, Setting("world", whole(), "random worlds, each for every strategy", False)),
     "data_root": Parameter(None, Setting("data", TEXT, "folder of the data; None: the usual place", True)),
     "workers": Parameter(None, Setting("machine", whole(), "processes; None: one a core", True)),
     "out_dir": Parameter(None, Setting("machine", TEXT, "folder of the run files; None: one in runs", True)),
