@@ -48,11 +48,12 @@ def call_text(name: str, values: dict) -> str:
 # %% ../nbs/components.ipynb #30d901ed
 REQUIRED = inspect.Parameter.empty  # in place of the default of a parameter that has none
 _PLAIN = (bool, int, float, str, type(None))
+_ANY_PLAIN = "a finite number, a text, True, False, None or a tuple of them"
 
 def _is_plain(value) -> bool:
     "Whether `value` can stand in a call-like text."
-    if isinstance(value, float): return isfinite(value)
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+    if type(value) is tuple: return all(map(_is_plain, value))
+    return type(value) in _PLAIN and (type(value) is not float or isfinite(value))
 
 # %% ../nbs/components.ipynb #c0c7a01f
 def fit_value(
@@ -64,10 +65,9 @@ def fit_value(
     value = tuple(value) if isinstance(value, list) else value
     free = default is None or default is REQUIRED
     kind = type(value) if free else type(default)
-    if kind is float and type(value) is int: value = float(value)
+    if kind is float and type(value) is int and abs(value) < 1e300: value = float(value)
     if type(value) is kind and _is_plain(value): return value
-    any_plain = "a finite number, a text, True, False, None or a tuple of them"
-    raise ValueError(f"{name} must be {any_plain if free else f'of kind {kind.__name__}'}, got {value!r}")
+    raise ValueError(f"{name} must be {_ANY_PLAIN if free else f'of kind {kind.__name__}'}, got {value!r}")
 
 # %% ../nbs/components.ipynb #7d30d958
 class Component(NamedTuple):
@@ -117,10 +117,19 @@ def source_of(function: Callable) -> str:
     except (OSError, TypeError): return bytecode(function.__code__)
 
 # %% ../nbs/components.ipynb #0b141f9f
+def _parts(make):
+    "What a class, or a callable object and its class, consist of, without what other modules wrote."
+    kind = make if inspect.isclass(make) else type(make)
+    of_class = [vars(base) for base in reversed(kind.__mro__) if base.__module__ == kind.__module__]
+    parts = {name: part for one in (*of_class, {} if make is kind else vars(make)) for name, part in one.items()}
+    inner = lambda part: next((getattr(part, a) for a in ("__func__", "fget", "func") if hasattr(part, a)), part)
+    return {name: inner(part) for name, part in parts.items()}  # a property is its function
+
 def written(make: Callable) -> str:
-    "The code of a function, of a class, or of the class of a callable object, as text."
+    "The code of a function, of a class, of a callable object, or of a partial call, as text."
     if inspect.isfunction(make): return source_of(make)
-    parts = vars(make if inspect.isclass(make) else type(make))
+    if isinstance(make, partial): return repr((written(make.func), make.args, make.keywords))
+    parts = _parts(make)
     methods = {name: source_of(part) for name, part in parts.items() if inspect.isfunction(part)}
     values = {name: part for name, part in parts.items() if name[0] != "_" and _is_plain(part)}
     return repr(sorted(methods.items()) + sorted(values.items()))
@@ -153,6 +162,9 @@ class Register(Mapping):
         if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
             raise ValueError(f"name must be an identifier, got {name!r}")
         def add(make):
+            for parameter, default in Component(name, make, facts).parameters.items():
+                if default is REQUIRED or _is_plain(default): continue
+                raise ValueError(f"default of {parameter} must be {_ANY_PLAIN}, got {default!r}")
             taken = name in self and packaged(self[name]) and not packaged(make)
             if not taken: self.components[name] = Component(name, make, facts)
             elif written(make) != written(self[name]):  # the same code again is its own page, being read
@@ -171,7 +183,10 @@ class Register(Mapping):
         "The canonical text: parameters as in the signature, defaults left out. Raises `ValueError`."
         component, values = self.find(text)
         defaults = component.parameters
-        return call_text(component.name, {k: v for k, v in values.items() if v != defaults[k]})
+        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults[k])}  # (1.0,) is not (1,)
+        text = call_text(component.name, unlike)
+        parse_call(text)  # an error if it has become too long
+        return text
 
     def make(self, text: str) -> Callable:
         "The function or class that `text` names, its parameters filled in. Raises `ValueError`."
@@ -179,15 +194,25 @@ class Register(Mapping):
         return partial(component.make, **values) if values else component.make
 
 # %% ../nbs/components.ipynb #9af32bad
+def _texts(value):
+    "The texts in the value of a parameter."
+    if isinstance(value, tuple): return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+def _named(register, text, found):
+    "Add to `found` the components that `text` names, in its parameters, too, by their texts."
+    if text in found: return found
+    found[text], values = register.find(text)
+    for inner in _texts(tuple(values.values())):
+        try: named = parse_call(inner)[0] in register
+        except ValueError: continue
+        if named: _named(register, inner, found)
+    return found
+
 def own_parts(register: Register, text: str) -> dict:
     "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
-    component, values = register.find(text)
-    parts = {} if packaged(component.make) else {component.name: component}
-    for value in values.values():
-        try: inner = isinstance(value, str) and parse_call(value)[0] in register
-        except ValueError: inner = False
-        if inner: parts |= own_parts(register, value)
-    return parts
+    components = _named(register, text, {}).values()
+    return {one.name: one for one in components if not packaged(one.make)}
 
 def own_code(register: Register, text: str) -> str | None:
     "16 hex digits that identify the code of your own components in `text`; None if there are none."

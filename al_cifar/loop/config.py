@@ -19,7 +19,7 @@ from .settings import PURPOSES as PURPOSE_LIST
 from ..model.learner import MODELS
 from ..model.losses import LOSSES
 from ..model.reinit import REINITS
-from ..model.stopping import STOPPING
+from ..model.stopping import STOPPING, may_end_early
 from ..oracle.annotator import ORACLES
 from ..strategies.contract import STRATEGIES
 
@@ -90,7 +90,7 @@ def check_fields(config: Config) -> None:
     if config.stochastic and not config.epsilon:
         raise ValueError("epsilon must be above 0 where stochastic=True draws it from U[0, epsilon], got 0.0")
     stopping = config.stopping or PROTOCOLS[config.protocol]["stopping"]
-    if config.averaging == "tail" and STOPPING.find(stopping)[0].facts.get("early"):
+    if config.averaging == "tail" and may_end_early(stopping):
         raise ValueError("averaging='tail' needs a stopping such as 'fixed', where the last half of the "
                          f"steps is known, got {stopping!r}")
     if config.budget < config.initial:

@@ -38,6 +38,11 @@ class Seen:
         return [log_softmax(logits.astype(np.float64), axis=1) for logits in self.tests]
 
     @cached_property
+    def right(self) -> list[np.ndarray]:
+        "Whether the largest logit is at the true class: (T,) bool for each evaluator."
+        return [logits.argmax(1) == self.y_test for logits in self.tests]
+
+    @cached_property
     def y_test(self) -> np.ndarray:
         "True labels (T,) of the test images."
         return self.data.y_test.numpy()
@@ -74,14 +79,10 @@ def measures_of(seen: Seen) -> dict:
     return {name: one.find(seen) for name, one in MEASURES.items()}
 
 # %% ../../nbs/loop/measures.ipynb #b89e3c83
-def _right(seen):
-    "Whether the largest probability is at the true class: (T,) of each evaluator."
-    return [log_probs.argmax(1) == seen.y_test for log_probs in seen.log_probs]
-
 @measure("C numbers in [0, 1]")
 def per_class(seen: Seen) -> list[float]:
     "test accuracy of each class"
-    right = np.mean(_right(seen), axis=0)
+    right = np.mean(seen.right, axis=0)
     counts = np.bincount(seen.y_test, minlength=seen.data.n_classes)
     return (np.bincount(seen.y_test, right, seen.data.n_classes)/np.maximum(counts, 1)).tolist()
 
@@ -99,7 +100,7 @@ def calibration_error(
 def ece(seen: Seen) -> float:
     "expected calibration error on the test images, 15 bins"
     errors = [calibration_error(np.exp(log_probs.max(1)), right)
-              for log_probs, right in zip(seen.log_probs, _right(seen))]
+              for log_probs, right in zip(seen.log_probs, seen.right)]
     return float(np.mean(errors))
 
 # %% ../../nbs/loop/measures.ipynb #1030ff8f

@@ -36,7 +36,7 @@ def number(low: float = -inf, high: float = inf, allowed: str = "") -> Kind:
     "A float within [low, high]."
     def read(value):
         if not _is_number(value, Real, low, high): raise Refused
-        return float(value)
+        return float(value) + 0.  # -0.0 is 0.0
     return Kind(allowed or f"a number of at least {low}", read)
 
 # %% ../../nbs/loop/settings.ipynb #765d8d7c
