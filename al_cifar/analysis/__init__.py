@@ -23,38 +23,38 @@ __all__ = ['check_keys', 'check_results', 'condition_order', 'condition_text', '
            'summaries', 'summary']
 
 # %% ../../nbs/07_analysis.ipynb #906fdf93
-from al_cifar.analysis.frames import (
-    check_keys, check_results, condition_order, condition_text, curve_table, error_rate, interval_factor,
-    paired_values, sort_rows, strategy_order, strategy_tables, toy_results, with_condition_text, COLUMNS,
-    ORDER)
+from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
+from .blocks import (
+    blocked_anova, critical_difference, noise_interaction, penalty_matrix, sphericity)
 from .curves import aulc, learning_curves, mean_aulc
-from .savings import label_savings, labels_to_reach, return_on_investment
+from al_cifar.analysis.evaluators import (
+    best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
+    plot_evaluator_gain)
+from al_cifar.analysis.frames import (
+    COLUMNS, ORDER, check_keys, check_results, condition_order, condition_text, curve_table, error_rate,
+    interval_factor, paired_values, sort_rows, strategy_order, strategy_tables, toy_results,
+    with_condition_text)
 from .inference import (
     anova, cohens_d, independent_t_test, need_groups, need_spread, tukey_hsd)
 from .paired import (
     against_baseline, equivalence, holm, paired_differences, paired_t, probability_of_improvement)
-from .blocks import (
-    blocked_anova, critical_difference, noise_interaction, penalty_matrix, sphericity)
 from .pairing import (
     correlation_interval, each_pair, paired_variances, variance_ratio, variance_reduction)
+from .plots import (
+    plot_areas, plot_critical_difference, plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
+    plot_variance_ratio, rank_groups)
 from .power import (
     anova_replications, describe_detectable, detectable_difference, plan_replications, replications_needed,
     sd_upper, smallest_difference, t_test_power)
-from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
-from .style import (
-    alt_text, condition_label, dataset_of, finish, label_lines, panel_titles, panels, save_figure, spread,
-    strategy_style, strategy_styles, COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE)
-from .plots import (
-    plot_areas, plot_critical_difference, plot_difference_curves, plot_learning_curves,
-    plot_penalty_matrix, plot_variance_ratio, rank_groups)
-from .variance import (
-    component_estimates, difference_limits, evaluator_areas, evaluator_tables, mean_squares,
-    need_evaluators, toy_evaluators, variance_components)
-from al_cifar.analysis.evaluators import (
-    best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
-    plot_evaluator_gain)
-from .variance_change import plot_variance_change, shared_replications, variance_change
 from .report import accuracy_table, final_table, summaries, summary
+from .savings import label_savings, labels_to_reach, return_on_investment
+from .style import (
+    COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE, alt_text, condition_label, dataset_of, finish, label_lines,
+    panel_titles, panels, save_figure, spread, strategy_style, strategy_styles)
+from .variance import (
+    component_estimates, difference_limits, evaluator_areas, evaluator_tables, mean_squares, need_evaluators,
+    toy_evaluators, variance_components)
+from .variance_change import plot_variance_change, shared_replications, variance_change
 
 # %% ../../nbs/07_analysis.ipynb #510527ef
 _all_ = [

@@ -10,6 +10,7 @@ __all__ = ['measured_costs', 'evaluator_gain', 'best_evaluators', 'gain_bound', 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
 from .frames import strategy_order
 from .power import smallest_difference
 from .style import LOOKS, condition_label, label_lines, panels
