@@ -9,6 +9,7 @@ __all__ = ['max_t_factor', 'curve_bands', 'difference_bands', 'bootstrap_differe
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import check_results, curve_table, sort_rows
 from .paired import against_baseline
 

@@ -8,9 +8,11 @@ __all__ = ['sphericity', 'blocked_anova', 'noise_interaction', 'critical_differe
 # %% ../../nbs/analysis/blocks.ipynb #5f70beff
 import warnings
 from itertools import combinations
+
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import curve_table, error_rate, paired_values, strategy_order, strategy_tables
 from .inference import need_groups
 from .paired import holm, paired_t

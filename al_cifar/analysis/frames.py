@@ -10,6 +10,7 @@ __all__ = ['ORDER', 'COLUMNS', 'toy_results', 'strategy_order', 'error_rate', 'c
 # %% ../../nbs/analysis/frames.ipynb #6e232a87
 import warnings
 from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit

@@ -8,9 +8,11 @@ __all__ = ['paired_t', 'against_baseline', 'holm', 'paired_differences', 'probab
 # %% ../../nbs/analysis/paired.ipynb #900266d4
 import warnings
 from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import interval_factor, paired_values, strategy_tables
 
 # %% ../../nbs/analysis/paired.ipynb #7f49e219

@@ -7,11 +7,13 @@ __all__ = ['correlation_interval', 'paired_variances', 'variance_ratio', 'each_p
 
 # %% ../../nbs/analysis/pairing.ipynb #d5f0f08f
 import warnings
-import numpy as np
-import pandas as pd
 from collections.abc import Iterator
 from itertools import combinations
+
+import numpy as np
+import pandas as pd
 from scipy import stats
+
 from .frames import paired_values, strategy_tables
 from .inference import need_groups
 

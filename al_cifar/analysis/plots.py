@@ -7,12 +7,13 @@ __all__ = ['plot_learning_curves', 'plot_difference_curves', 'plot_areas', 'plot
            'plot_critical_difference', 'plot_penalty_matrix']
 
 # %% ../../nbs/analysis/plots.ipynb #c01cb523
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
 from .curves import learning_curves, mean_aulc
 from .frames import condition_order, strategy_order, with_condition_text
 from .style import (

@@ -7,10 +7,12 @@ __all__ = ['t_test_power', 'replications_needed', 'smallest_difference', 'detect
            'sd_upper', 'plan_replications', 'anova_replications']
 
 # %% ../../nbs/analysis/power.ipynb #983caab3
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
-from itertools import combinations
 from scipy import optimize, stats
+
 from .curves import aulc
 from .frames import paired_values, strategy_tables
 from .pairing import each_pair

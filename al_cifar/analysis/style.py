@@ -7,16 +7,18 @@ __all__ = ['COLOURS', 'MORE', 'DASHES', 'KNOWN', 'LOOKS', 'STYLE', 'strategy_sty
            'panels', 'finish', 'condition_label', 'dataset_of', 'panel_titles', 'alt_text', 'save_figure']
 
 # %% ../../nbs/analysis/style.ipynb #77b11d5d
-import numpy as np
-import pandas as pd
-import matplotlib.pyplot as plt
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
 from .curves import learning_curves
 from .frames import condition_order, error_rate, strategy_order
 

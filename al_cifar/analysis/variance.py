@@ -8,10 +8,12 @@ __all__ = ['toy_evaluators', 'need_evaluators', 'evaluator_areas', 'mean_squares
 
 # %% ../../nbs/analysis/variance.ipynb #a7169b55
 import warnings
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
-from itertools import combinations
 from scipy import stats
+
 from .curves import aulc
 from .frames import sort_rows, strategy_tables
 from .paired import paired_t

@@ -6,11 +6,13 @@
 __all__ = ['shared_replications', 'variance_change', 'plot_variance_change']
 
 # %% ../../nbs/analysis/variance_change.ipynb #6f444ce8
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
-from itertools import combinations
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+
 from .frames import condition_order, strategy_tables
 from .pairing import paired_variances
 from .style import LOOKS, condition_label, panels
