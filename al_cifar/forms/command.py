@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from ..analysis.report import final_table
 from .experiment import expect, prepare, run_experiment
-from .form import STUDY, ExperimentError, Form, by_role, unknown
+from .errors import ExperimentError
+from .form import STUDY, Form, by_role, unknown
 from .parameters import CONFIG, Parameter
 from ..loop.settings import FLAG, ROLES, SHARING
 from ..study.results import load_results

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from ..checkout import checkout
 from ..data.images import ImageData
 from ..data.sources import load_data
-from .form import EXPERIMENT, Answers, ExperimentError, Form, readable_errors
+from .errors import ExperimentError, readable_errors
+from .form import EXPERIMENT, Answers, Form
 from ..loop.config import Config
 from ..loop.rounds import pick_device, simulate
 from ..study.estimate import estimate
