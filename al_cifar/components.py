@@ -125,6 +125,7 @@ def _parts(make):
     inner = lambda part: next((getattr(part, a) for a in ("__func__", "fget", "func") if hasattr(part, a)), part)
     return {name: inner(part) for name, part in parts.items()}  # a property is its function
 
+# %% ../nbs/components.ipynb #c8b18a26
 def written(make: Callable) -> str:
     "The code of a function, of a class, of a callable object, or of a partial call, as text."
     if inspect.isfunction(make): return source_of(make)
@@ -150,6 +151,11 @@ def by_value(thing) -> bytes:
     return cloudpickle.dumps(thing)
 
 # %% ../nbs/components.ipynb #6b796b72
+def _check_defaults(component):
+    for name, default in component.parameters.items():
+        if default is REQUIRED or _is_plain(default): continue
+        raise ValueError(f"default of {name} must be {_ANY_PLAIN}, got {default!r}")
+
 class Register(Mapping):
     "Components of one kind, by name. `kind` is what errors call them, such as strategy."
     def __init__(self, kind: str): self.kind, self.components = kind, {}
@@ -162,11 +168,10 @@ class Register(Mapping):
         if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
             raise ValueError(f"name must be an identifier, got {name!r}")
         def add(make):
-            for parameter, default in Component(name, make, facts).parameters.items():
-                if default is REQUIRED or _is_plain(default): continue
-                raise ValueError(f"default of {parameter} must be {_ANY_PLAIN}, got {default!r}")
+            component = Component(name, make, facts)
+            _check_defaults(component)
             taken = name in self and packaged(self[name]) and not packaged(make)
-            if not taken: self.components[name] = Component(name, make, facts)
+            if not taken: self.components[name] = component
             elif written(make) != written(self[name]):  # the same code again is its own page, being read
                 raise ValueError(f"name {name!r} is the package's own {self.kind}; choose another")
             return make
@@ -209,6 +214,7 @@ def _named(register, text, found):
         if named: _named(register, inner, found)
     return found
 
+# %% ../nbs/components.ipynb #819c06ff
 def own_parts(register: Register, text: str) -> dict:
     "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
     components = _named(register, text, {}).values()

@@ -98,7 +98,8 @@ def infer_augmented(
     parts = []
     for start in range(0, len(rows), chunk):
         part = rows[start:start + chunk]
-        seen = crops_of(x[torch.from_numpy(part).to(x.device)], [draw[part] for draw in draws], data, run.config.crop_fill)
+        images = x[torch.from_numpy(part).to(x.device)]
+        seen = crops_of(images, [draw[part] for draw in draws], data, run.config.crop_fill)
         parts.append(infer(model, seen, precision=run.config.precision))
     return [torch.cat(part) for part in zip(*parts)]
 

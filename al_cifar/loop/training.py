@@ -57,12 +57,14 @@ def measured(run: Run) -> list[Training]:
     config = run.config
     return [Training(run, evaluator, config.measured_labels) for evaluator in range(config.evaluators)]
 
+# %% ../../nbs/loop/training.ipynb #ee70a84b
 def committee(run: Run) -> list[Training]:
     "The selector, and its like by the other evaluators if the strategy asks a committee."
     several = "committee" in sources_of(asked_strategy(run.config))
     evaluators = run.config.evaluators if several else 1
     return [Training(run, evaluator, run.config.selector_labels) for evaluator in range(evaluators)]
 
+# %% ../../nbs/loop/training.ipynb #237e2316
 def trainings_of(run: Run) -> list[Training]:
     "All trainings of a round of `run`; some of them may be equal."
     return [*committee(run), *measured(run)]
