@@ -8,7 +8,7 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
            'best_evaluators', 'describe_evaluators', 'evaluator_gain', 'gain_bound', 'measured_costs', 'plan',
            'plot_evaluator_gain', 'COLUMNS', 'ORDER', 'check_keys', 'check_results', 'condition_order',
            'condition_text', 'curve_table', 'error_rate', 'interval_factor', 'paired_values', 'sort_rows',
-           'strategy_order', 'strategy_tables', 'toy_results', 'with_condition_text', 'anova', 'cohens_d',
+           'strategy_order', 'strategy_tables', 'toy_areas', 'toy_results', 'with_condition_text', 'anova', 'cohens_d',
            'independent_t_test', 'need_groups', 'need_spread', 'tukey_hsd', 'against_baseline', 'equivalence', 'holm',
            'paired_differences', 'paired_t', 'probability_of_improvement', 'correlation_interval', 'each_pair',
            'paired_variances', 'variance_ratio', 'variance_reduction', 'plot_areas', 'plot_critical_difference',
@@ -30,10 +30,10 @@ from .curves import aulc, learning_curves, mean_aulc
 from al_cifar.analysis.evaluators import (
     best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
     plot_evaluator_gain)
-from al_cifar.analysis.frames import (
+from .frames import (
     COLUMNS, ORDER, check_keys, check_results, condition_order, condition_text, curve_table, error_rate,
-    interval_factor, paired_values, sort_rows, strategy_order, strategy_tables, toy_results,
-    with_condition_text)
+    interval_factor, paired_values, sort_rows, strategy_order, strategy_tables, toy_areas,
+    toy_results, with_condition_text)
 from .inference import (
     anova, cohens_d, independent_t_test, need_groups, need_spread, tukey_hsd)
 from .paired import (
@@ -63,7 +63,7 @@ _all_ = [
     "mean_aulc", "best_design", "best_evaluators", "describe_evaluators", "evaluator_gain", "gain_bound",
     "measured_costs", "plan", "plot_evaluator_gain", "COLUMNS", "ORDER", "check_keys", "check_results",
     "condition_order", "condition_text", "curve_table", "error_rate", "interval_factor", "paired_values",
-    "sort_rows", "strategy_order", "strategy_tables", "toy_results", "with_condition_text", "anova",
+    "sort_rows", "strategy_order", "strategy_tables", "toy_areas", "toy_results", "with_condition_text", "anova",
     "cohens_d", "independent_t_test", "need_groups", "need_spread", "tukey_hsd", "against_baseline",
     "equivalence", "holm", "paired_differences", "paired_t", "probability_of_improvement",
     "correlation_interval", "each_pair", "paired_variances", "variance_ratio", "variance_reduction",

@@ -38,6 +38,7 @@ def _two_way(full):
 
 # %% ../../nbs/analysis/blocks.ipynb #fe0d35a0
 def _blocked(keys, table):
+    "The columns of `blocked_anova` for one table of `strategy_tables`."
     full = table.dropna()
     lost = len(table) - len(full)
     if lost: warnings.warn(f"{keys}: {lost} replication(s) lack a strategy")
