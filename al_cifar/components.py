@@ -189,9 +189,7 @@ class Register(Mapping):
         component, values = self.find(text)
         defaults = component.parameters
         unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults[k])}  # (1.0,) is not (1,)
-        text = call_text(component.name, unlike)
-        parse_call(text)  # an error if it has become too long
-        return text
+        return call_text(component.name, unlike)
 
     def make(self, text: str) -> Callable:
         "The function or class that `text` names, its parameters filled in. Raises `ValueError`."

@@ -99,6 +99,7 @@ def _draw_changes(ax, change, lines, below, color, name):
     ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
     ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)
 
+# %% ../../nbs/analysis/variance_change.ipynb #f40d646f
 def _lines(change):
     """Condition and pair of each row."""
     return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]

@@ -88,6 +88,7 @@ def correlation_windows(
     columns = dict(value=values(replications), se=jackknife(values, replications), n=n)
     return pd.DataFrame(columns, index=["early", "late", "early - late"])
 
+# %% ../../nbs/paper/mechanisms.ipynb #2481f111
 def _mean_over(tables, kept):
     "Mean correlation over tables, on the replications `kept`."
     rows = [table[table.index.isin(kept)] for table in tables]
@@ -112,6 +113,7 @@ def plot_correlations(
             ax.legend(frameon=False, fontsize=7, loc="lower left", borderpad=0)
     return fig
 
+# %% ../../nbs/paper/mechanisms.ipynb #6efb7a31
 def _draw_correlations(ax, name, runs, look):
     "A line for these runs, or an entry of the legend that says that they are missing."
     r = _correlation_line(runs)
