@@ -121,7 +121,8 @@ def _parts(make):
     "What a class, or a callable object and its class, consist of, without what other modules wrote."
     kind = make if inspect.isclass(make) else type(make)
     of_class = [vars(base) for base in reversed(kind.__mro__) if base.__module__ == kind.__module__]
-    parts = {name: part for one in (*of_class, {} if make is kind else getattr(make, "__dict__", {})) for name, part in one.items()}
+    own = {} if make is kind else getattr(make, "__dict__", {})
+    parts = {name: part for one in (*of_class, own) for name, part in one.items()}
     inner = lambda part: next((getattr(part, a) for a in ("__func__", "fget", "func") if hasattr(part, a)), part)
     return {name: inner(part) for name, part in parts.items()}  # a property is its function
 
