@@ -33,30 +33,32 @@ def turns(
     cluster: np.ndarray,   # (n,) of each unlabelled image
     labelled: np.ndarray,  # (L,) of each labelled image
     count: int,            # clusters
-    least: int = 5,        # smaller clusters come last, also those of this size
-) -> list:
-    "The clusters that have unlabelled images, in the order in which they are asked."
+    least: int = 5,        # images; a cluster that has no more is passed over
+) -> tuple[list, list]:
+    "The clusters with unlabelled images in the order in which they are asked, and those passed over."
     known = np.bincount(labelled, minlength=count)
     left = np.bincount(cluster, minlength=count)
+    asked = [c for c in np.lexsort((-left - known, known)) if left[c] > 0]
     small = left + known <= least
-    order = np.lexsort((-(left + known), known, small))
-    return [c for c in order if left[c] > 0]
+    return [c for c in asked if not small[c]], [c for c in asked if small[c]]
 
-# %% ../../nbs/strategies/typicality.ipynb #df2881f8
+# %% ../../nbs/strategies/typicality.ipynb #802b7648
 def most_typical(
     points: np.ndarray,   # (n, d)
     cluster: np.ndarray,  # (n,)
-    asked: list,          # the clusters in turn
+    groups: tuple,        # lists of clusters; one that follows is asked when those before have none left
     k: int,               # at most n
 ) -> np.ndarray:          # (k,) distinct positions
-    "From the clusters in turn, the most typical point that is left; small clusters when the others have none."
-    left = {c: np.flatnonzero(cluster == c) for c in asked}
+    "From the clusters in turn, the most typical point that is left."
     picks = []
-    while len(picks) < k:
-        for c in [c for c in asked if len(left[c])][:k - len(picks)]:
-            at = neighbour_distance(points[left[c]]).argmin()
-            picks.append(left[c][at])
-            left[c] = np.delete(left[c], at)
+    for asked in groups:
+        left = {c: np.flatnonzero(cluster == c) for c in asked}
+        while len(picks) < k and left:
+            for c in list(left)[:k - len(picks)]:
+                at = neighbour_distance(points[left[c]]).argmin()
+                picks.append(left[c][at])
+                left[c] = np.delete(left[c], at)
+            left = {c: rest for c, rest in left.items() if len(rest)}
     return np.array(picks)
 
 # %% ../../nbs/strategies/typicality.ipynb #e3614cff
