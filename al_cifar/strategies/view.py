@@ -185,7 +185,7 @@ def toy_view(
     classify = lambda h, by=weights: (h @ by).astype(np.float32)
     learnt = h[:10] + 1
     return PoolView(
-        np.arange(n)[at], priority[at], n_classes, labels_so_far=np.arange(10) % n_classes,
+        np.arange(n)[at], priority[at], n_classes, labels_so_far=np.arange(min(n, 10)) % n_classes,
         forward=lambda: (classify(h[at]), h[at]),
         labelled_forward=lambda: (classify(learnt), learnt),
         images=lambda: torch.from_numpy(x[at]),
