@@ -195,5 +195,5 @@ def probcover(
     delta: float = 0.75,     # radius of a ball; embeddings have length 1
     candidates: int = 5000,  # how many images may be picked; 0: all
 ) -> np.ndarray:
-    "The largest number of images within `delta` of a labelled one. Source: Yehuda et al. (2022), algorithm 1."
+    "The most images within `delta` of a labelled one. Source: Yehuda et al. (2022), algorithm 1."
     return most_covering(view, k, "ball", delta, candidates, on_sphere=True)

@@ -51,12 +51,15 @@ def greedy_volume(
 def check_dpp(jitter: float, kernel: str, quality: str, width: float) -> None:
     "A `ValueError` if a parameter of `dpp` is out of range."
     if quality != "none": check_doubt(quality)
-    if kernel not in ("gaussian", "linear"): raise ValueError(f"kernel must be gaussian or linear, got {kernel!r}")
+    if kernel not in ("gaussian", "linear"):
+        raise ValueError(f"kernel must be gaussian or linear, got {kernel!r}")
     if not 0 < jitter <= 1: raise ValueError(f"jitter must be above 0 and at most 1, got {jitter}")
     if width <= 0: raise ValueError(f"width must be above 0, got {width}")
 
 # %% ../../nbs/strategies/dpp.ipynb #cd27067e
-@register("dpp", needs=lambda quality, **rest: ("embeddings", "probs")[:1 + (quality != "none")], check=check_dpp)
+def _needs(quality, **rest): return ("embeddings",) if quality == "none" else ("embeddings", "probs")
+
+@register("dpp", needs=_needs, check=check_dpp)
 def dpp(
     view: PoolView,
     k: int,

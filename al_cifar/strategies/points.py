@@ -82,7 +82,7 @@ def doubts(
     probs: np.ndarray,  # (n, C)
     name: str,          # one of DOUBTS
 ) -> np.ndarray:        # (n,) in 0..1
-    "How much the model doubts each image; 0 if there is one class only. A `ValueError` if a number is not finite."
+    "How much the model doubts each image; 0 if there is one class. A `ValueError` if a number is not finite."
     check_doubt(name)
     finite("probs", probs)
     if probs.shape[1] == 1: return np.zeros(len(probs))

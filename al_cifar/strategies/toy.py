@@ -78,7 +78,7 @@ def odd_pools(n: int = 24, d: int = 3, order: np.ndarray | None = None) -> dict[
 
 # %% ../../nbs/strategies/toy.ipynb #8333e6fd
 def check_odd_pools(text: str, n: int = 24) -> None:
-    "Ask for one image, some, and all of each odd pool, stored in two orders; an `AssertionError` if that fails."
+    "Ask for one image, some, and all of each odd pool, in two orders; an `AssertionError` if that fails."
     order = np.random.default_rng(1).permutation(n)
     for (odd, view), stored in zip(odd_pools(n).items(), odd_pools(n, order=order).values()):
         for k in (1, 7, n):
