@@ -1,6 +1,8 @@
 "`paper.ipynb` through papermill: our results, a simulated study, the paper's released runs, and nonsense."
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -9,16 +11,16 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 from test_published import CSV
-from test_run_experiment import PAPERMILL
 
 from al_cifar.analysis import aulc, learning_curves, mean_aulc, toy_results, variance_reduction
-from al_cifar.study.results import MEASURES, load_results, save_rounds, tidy_rounds
 from al_cifar.data import load_data
 from al_cifar.loop import Config
 from al_cifar.paper.printed import PAPER, PRINTED, RATES, STOCHASTIC
 from al_cifar.paper.released import AREAS, RATIOS, RELEASED, SUMMARIES, area_of_means, read_published
 from al_cifar.study import grid, run_study
+from al_cifar.study.results import MEASURES, load_results, save_rounds, tidy_rounds
 
+PAPERMILL = Path(sys.executable).with_name("papermill")
 NOTEBOOK, RESULTS = ROOT/"nbs/paper.ipynb", ROOT/"results/paper.csv.gz"
 FIGURES = {"figure1", "figure2", "areas", "differences", "correlation", "classes"}
 OWN = "not supported by the paper's own runs"
