@@ -69,6 +69,11 @@ def variance_change(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/variance_change.ipynb #41d77b4a
+def _lines(change):
+    """Condition and pair of each row."""
+    return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]
+
+# %% ../../nbs/analysis/variance_change.ipynb #bfc5c16a
 def plot_variance_change(
     change: pd.DataFrame,   # from variance_change
     by: str = "learner",    # column of the learners' names
@@ -98,7 +103,3 @@ def _draw_changes(ax, change, lines, below, color, name):
     at = np.array([lines.index(line) for line in _lines(change)]) + below
     ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
     ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)
-
-def _lines(change):
-    """Condition and pair of each row."""
-    return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]

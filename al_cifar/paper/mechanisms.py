@@ -71,6 +71,12 @@ def _window(runs, low, high):
     if not len(rows): raise NotInResults(f"no runs at {low} to {high} labels")
     return [table for _, table in correlated(rows)]
 
+def _mean_over(tables, kept):
+    "Mean correlation over tables, on the replications `kept`."
+    rows = [table[table.index.isin(kept)] for table in tables]
+    return np.mean([mean_correlation(part.to_numpy()) for part in rows])
+
+# %% ../../nbs/paper/mechanisms.ipynb #e71423cd
 def correlation_windows(
     runs: pd.DataFrame,
     early: tuple = (200, 500),   # first and last number of labels
@@ -88,11 +94,6 @@ def correlation_windows(
     columns = dict(value=values(replications), se=jackknife(values, replications), n=n)
     return pd.DataFrame(columns, index=["early", "late", "early - late"])
 
-def _mean_over(tables, kept):
-    "Mean correlation over tables, on the replications `kept`."
-    rows = [table[table.index.isin(kept)] for table in tables]
-    return np.mean([mean_correlation(part.to_numpy()) for part in rows])
-
 # %% ../../nbs/paper/mechanisms.ipynb #ab2deb60
 def _correlation_line(runs):
     "Mean correlation at each number of labels, over conditions; None if the runs do not have it."
@@ -100,6 +101,7 @@ def _correlation_line(runs):
     try: return round_correlations(runs).groupby("n_labels").r.mean()
     except NotInResults: return None
 
+# %% ../../nbs/paper/mechanisms.ipynb #97565ef2
 def plot_correlations(
     groups: dict,  # {panel: {name: runs, or None}}
 ) -> Figure:
@@ -166,7 +168,8 @@ def _draw_shares(ax, runs, beside, color):
     name = runs["strategy"].iloc[0].replace("_", " ")
     g = 100*runs.groupby("class")["share"].agg(["mean", "min", "max"])
     bars = [g["mean"] - g["min"], g["max"] - g["mean"]]
-    ax.errorbar(g.index + beside, g["mean"], bars, fmt="o", ms=3.5, lw=0.9, capsize=0, color=color, label=name)
+    place = g.index + beside
+    ax.errorbar(place, g["mean"], bars, fmt="o", ms=3.5, lw=0.9, capsize=0, color=color, label=name)
 
 # %% ../../nbs/paper/mechanisms.ipynb #0a5fb4db
 def wrong_shares(
