@@ -114,8 +114,8 @@ def bootstrap_differences(
 ) -> pd.DataFrame:  # condition, strategy, n, diff, ci_low, ci_high
     """Mean paired differences with 95 % bootstrap intervals over replications, which are resampled jointly.
 
-    Efron and Tibshirani (1993), chapters 12 and 13. All strategies of a condition get the same resamples. Ends
-    may be infinite with very few replications."""
+    Efron and Tibshirani (1993), chapters 12 and 13. All strategies of a condition get the same resamples.
+    Limits may be infinite with very few replications."""
     if method not in ("studentized", "percentile"):
         raise ValueError(f"method is {method!r}; it must be 'studentized' or 'percentile'")
     interval = _studentized if method == "studentized" else _percentile

@@ -175,7 +175,8 @@ def _draw_ranks(ax, ranks, styles):
         ax.plot(rank, 0, "o", ms=4, color=color)
         name = f"{row.strategy.replace('_', ' ')} {rank:.2f}"
         side = dict(xytext=(-3, 0), ha="right") if left else dict(xytext=(3, 0), ha="left")
-        ax.annotate(name, (edge, depth), textcoords="offset points", va="center", annotation_clip=False, **side)
+        ax.annotate(name, (edge, depth), textcoords="offset points", va="center", annotation_clip=False,
+                    **side)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yticks=[], xlim=(0.8, k + 0.2))
 

@@ -147,7 +147,8 @@ def plan_replications(
 ) -> pd.DataFrame:  # condition, a, b, n, difference, sd_diff, sd_pooled, paired, paired_cautious, unpaired
     """Replications per strategy to find a difference, from a pilot's spread, if paired and if not.
 
-    paired_cautious allows for a spread that is poorly known. All are infinite if the pilot saw no difference."""
+    paired_cautious allows for a spread that is poorly known. If the pilot saw no difference all are infinite.
+    """
     rows = []
     for keys, x, y in each_pair(a, value):
         d = (x - y).mean() if difference is None else difference

@@ -116,6 +116,11 @@ def _end(line):
     """The last point of a line."""
     return line.get_xdata()[-1], line.get_ydata()[-1]
 
+# %% ../../nbs/analysis/style.ipynb #13d976be
+def _line_labels(ax):
+    """The labels that `label_lines` wrote."""
+    return [t for t in ax.texts if t.get_label() == "_line label"]
+
 # %% ../../nbs/analysis/style.ipynb #0d7b7f38
 def _line_labels(ax):
     """The labels that `label_lines` wrote."""

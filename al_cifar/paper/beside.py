@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..analysis.plots import plot_learning_curves
-from ..analysis.style import alt_text, condition_label, label_lines, panel_titles, panels, strategy_styles
+from ..analysis.style import (
+    alt_text, condition_label, label_lines, panel_titles, panels, strategy_styles)
 
 # %% ../../nbs/paper/beside.ipynb #8209f847
 DASHED = dict(linestyle=(0, (2, 1)), linewidth=1.2)
