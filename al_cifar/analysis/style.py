@@ -103,6 +103,10 @@ def _label_offsets(ax, ends):
     return np.column_stack([right - x, places - y])
 
 # %% ../../nbs/analysis/style.ipynb #06bad156
+def _end(line):
+    """The last point of a line."""
+    return line.get_xdata()[-1], line.get_ydata()[-1]
+
 def _label_line(ax, line, offset, joined):
     """Write the name of a line a little right of this offset from its end; joined: by a thin line."""
     name = line.get_label().replace("_", " ")
@@ -112,16 +116,7 @@ def _label_line(ax, line, offset, joined):
     ax.annotate(name, _end(line), offset + room, textcoords="offset points", va="center", color=ink,
                 annotation_clip=False, arrowprops=thin if joined else None, label="_line label")
 
-def _end(line):
-    """The last point of a line."""
-    return line.get_xdata()[-1], line.get_ydata()[-1]
-
 # %% ../../nbs/analysis/style.ipynb #13d976be
-def _line_labels(ax):
-    """The labels that `label_lines` wrote."""
-    return [t for t in ax.texts if t.get_label() == "_line label"]
-
-# %% ../../nbs/analysis/style.ipynb #0d7b7f38
 def _line_labels(ax):
     """The labels that `label_lines` wrote."""
     return [t for t in ax.texts if t.get_label() == "_line label"]

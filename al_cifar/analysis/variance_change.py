@@ -69,35 +69,9 @@ def variance_change(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/variance_change.ipynb #41d77b4a
-def plot_variance_change(
-    change: pd.DataFrame,   # from variance_change
-    by: str = "learner",    # column of the learners' names
-    width: float = 4.8,     # inches
-) -> Figure:
-    """Figure of `variance_change`: a line per condition and pair, a dot with its interval per learner."""
-    pairs = change[["condition", "a", "b"]].drop_duplicates()
-    conditions = condition_order(pairs["condition"])
-    lines = [line for c in conditions for line in _lines(pairs[pairs["condition"] == c])]
-    names = list(dict.fromkeys(change[by]))
-    with panels([""], width, 0.34*len(lines) + 1.1) as (fig, (ax,)):
-        ax.axvline(1, color="0.5", lw=.8)
-        for i, name in enumerate(names):
-            below = 0.25*(i - (len(names) - 1)/2)
-            _draw_changes(ax, change[change[by] == name], lines, below, LOOKS[i]["color"], name)
-        ax.set(xscale="log", yticks=range(len(lines)), xlabel="variance of the difference, times smaller")
-        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
-        labels = [f"{a} - {b}, {condition_label(c)}" for c, a, b in lines]
-        ax.set_yticklabels([label.replace("_", " ") for label in labels])
-        ax.invert_yaxis()
-        ax.grid(False, axis="y")
-        ax.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return fig
-
-def _draw_changes(ax, change, lines, below, color, name):
-    """Dots and intervals of one learner, a little below the places of their lines."""
-    at = np.array([lines.index(line) for line in _lines(change)]) + below
-    ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
-    ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)
+def _lines(change):
+    """Condition and pair of each row."""
+    return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]
 
 # %% ../../nbs/analysis/variance_change.ipynb #bfc5c16a
 def plot_variance_change(
@@ -129,8 +103,3 @@ def _draw_changes(ax, change, lines, below, color, name):
     at = np.array([lines.index(line) for line in _lines(change)]) + below
     ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
     ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)
-
-# %% ../../nbs/analysis/variance_change.ipynb #f40d646f
-def _lines(change):
-    """Condition and pair of each row."""
-    return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]

@@ -71,22 +71,10 @@ def _window(runs, low, high):
     if not len(rows): raise NotInResults(f"no runs at {low} to {high} labels")
     return [table for _, table in correlated(rows)]
 
-def correlation_windows(
-    runs: pd.DataFrame,
-    early: tuple = (200, 500),   # first and last number of labels
-    late: tuple = (1600, 2000),
-) -> pd.DataFrame:               # rows early, late, early - late; columns value, se, n
-    "Mean correlation over two windows of rounds and its fall. Raises `NotInResults` if one has no round."
-    windows = [_window(runs, *early), _window(runs, *late)]
-    indices = (table.index for table in sum(windows, []))
-    replications = sorted(set().union(*indices))
-    n = len(replications)
-    if n < 5: raise NotInResults("leaving one out needs 5 replications")
-    def values(kept):
-        first, last = (_mean_over(tables, kept) for tables in windows)
-        return np.array([first, last, first - last])
-    columns = dict(value=values(replications), se=jackknife(values, replications), n=n)
-    return pd.DataFrame(columns, index=["early", "late", "early - late"])
+def _mean_over(tables, kept):
+    "Mean correlation over tables, on the replications `kept`."
+    rows = [table[table.index.isin(kept)] for table in tables]
+    return np.mean([mean_correlation(part.to_numpy()) for part in rows])
 
 # %% ../../nbs/paper/mechanisms.ipynb #e71423cd
 def correlation_windows(
@@ -106,30 +94,12 @@ def correlation_windows(
     columns = dict(value=values(replications), se=jackknife(values, replications), n=n)
     return pd.DataFrame(columns, index=["early", "late", "early - late"])
 
-# %% ../../nbs/paper/mechanisms.ipynb #2481f111
-def _mean_over(tables, kept):
-    "Mean correlation over tables, on the replications `kept`."
-    rows = [table[table.index.isin(kept)] for table in tables]
-    return np.mean([mean_correlation(part.to_numpy()) for part in rows])
-
 # %% ../../nbs/paper/mechanisms.ipynb #ab2deb60
 def _correlation_line(runs):
     "Mean correlation at each number of labels, over conditions; None if the runs do not have it."
     if runs is None or not len(runs): return None
     try: return round_correlations(runs).groupby("n_labels").r.mean()
     except NotInResults: return None
-
-def plot_correlations(
-    groups: dict,  # {panel: {name: runs, or None}}
-) -> Figure:
-    "Figure of the mean correlation by number of labels; the legend says whose are missing."
-    with panels(list(groups), height=2.8, columns=len(groups)) as (fig, axes):
-        for ax, lines in zip(axes, groups.values()):
-            ax.axhline(0, color="0.6", lw=0.8)
-            for (name, runs), look in zip(lines.items(), LOOKS): _draw_correlations(ax, name, runs, look)
-            ax.set(xlabel="number of labels", ylabel="correlation between strategies", ylim=(-1.05, 1.05))
-            ax.legend(frameon=False, fontsize=7, loc="lower left", borderpad=0)
-    return fig
 
 # %% ../../nbs/paper/mechanisms.ipynb #97565ef2
 def plot_correlations(
@@ -144,13 +114,6 @@ def plot_correlations(
             ax.legend(frameon=False, fontsize=7, loc="lower left", borderpad=0)
     return fig
 
-def _draw_correlations(ax, name, runs, look):
-    "A line for these runs, or an entry of the legend that says that they are missing."
-    r = _correlation_line(runs)
-    if r is None: ax.plot([], [], " ", label=f"{name}: not in these results")
-    else: ax.plot(r.index, r, label=name, **look)
-
-# %% ../../nbs/paper/mechanisms.ipynb #6efb7a31
 def _draw_correlations(ax, name, runs, look):
     "A line for these runs, or an entry of the legend that says that they are missing."
     r = _correlation_line(runs)
