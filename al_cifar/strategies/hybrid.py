@@ -9,6 +9,7 @@ __all__ = ['Gradients', 'spread_picks', 'badge', 'nearest_labelled', 'check_neig
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy.special import entr, log_softmax
 
 from .contract import register
@@ -75,8 +76,9 @@ def nearest_labelled(
     "The `m` labelled images nearest to each image of the pool, by the angle between embeddings."
     def unit(a): return a/np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
     pool, labelled = unit(pool), unit(labelled)
-    def nearest(part): return np.argpartition(-part @ labelled.T, m - 1, axis=1)[:, :m]
-    return np.concatenate([nearest(pool[start:start + chunk]) for start in range(0, len(pool), chunk)])
+    def nearest(part): return torch.from_numpy(part @ labelled.T).topk(m, dim=1, sorted=False).indices
+    parts = (pool[start:start + chunk] for start in range(0, len(pool), chunk))
+    return torch.cat([nearest(part) for part in parts]).numpy()
 
 # %% ../../nbs/strategies/hybrid.ipynb #61c2aa81
 def check_neighbours(neighbours: int) -> None:
