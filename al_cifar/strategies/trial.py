@@ -6,7 +6,7 @@
 __all__ = ['paper_view', 'show_picks', 'large_view', 'own_seconds']
 
 # %% ../../nbs/strategies/trial.ipynb #c60d994d
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def show_picks(
 
 # %% ../../nbs/strategies/trial.ipynb #bca56ce0
 def large_view(n: int = 50_000, d: int = 128, n_classes: int = 10, labelled: int = 2000) -> PoolView:
-    "A pool of made-up numbers, with all sources but the images, the masks and the keys."
+    "A pool of made-up numbers, with the sources forward, labelled_forward and gumbel."
     g = np.random.default_rng(0)
     weights = g.normal(size=(d, n_classes)).astype(np.float32)*.6
     made_up = lambda n: np.maximum(g.normal(size=(n, d)), 0).astype(np.float32)  # as after a ReLU
@@ -50,7 +50,6 @@ def large_view(n: int = 50_000, d: int = 128, n_classes: int = 10, labelled: int
     return PoolView(
         np.arange(n), g.permutation(n), n_classes, labels_so_far=g.integers(n_classes, size=labelled),
         forward=lambda: outputs(pool), labelled_forward=lambda: outputs(learnt),
-        committee=lambda: np.stack([pool @ weights + .5*m*pool[:, :n_classes] for m in range(5)]),
         gumbel=lambda draw: np.random.default_rng(draw).gumbel(size=n))
 
 # %% ../../nbs/strategies/trial.ipynb #2895f910
@@ -59,11 +58,12 @@ def own_seconds(
     k: int = 100,
     times: int = 3,
 ) -> float:         # the fewest of several times
-    "Seconds that a strategy takes on `large_view`, without those in the sources of the view."
+    "Seconds of one core that a strategy takes on `large_view`, without the forward passes."
     seconds = []
     for _ in range(times):
         view, g = large_view(), np.random.default_rng(0)
-        start = perf_counter()
+        view.outputs, view.labelled_outputs  # known from now on
+        start = process_time()
         select(text, view, k, g)
-        seconds.append(perf_counter() - start - view.score_seconds)
+        seconds.append(process_time() - start)
     return min(seconds)
