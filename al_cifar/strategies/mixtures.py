@@ -29,7 +29,8 @@ def view_of(
         gumbel=lambda draw: view.gumbel(draw)[rows],
         keys=lambda: view.ask("keys")[rows])
     sources = {name: wrapped[name] for name in wrapped if name in view.sources}
-    return PoolView(view.index[rows], view.priority[rows], view.n_classes, view.round, view.labels_so_far, **sources)
+    of_rows = view.index[rows], view.priority[rows]
+    return PoolView(*of_rows, view.n_classes, view.round, view.labels_so_far, **sources)
 
 # %% ../../nbs/strategies/mixtures.ipynb #4f1b5177
 def check_canonical(**texts: tuple) -> None:
@@ -38,6 +39,7 @@ def check_canonical(**texts: tuple) -> None:
         canonical = there.spell(text)
         if text != canonical: raise ValueError(f"{name} must be written {canonical!r}, got {text!r}")
 
+# %% ../../nbs/strategies/mixtures.ipynb #b05fea34
 def check_share(share: float) -> None:
     "A `ValueError` unless it is in 0..1."
     if not 0 <= share <= 1: raise ValueError(f"share must be in 0..1, got {share}")
@@ -62,7 +64,7 @@ def epsilon_greedy(
     score: str = "margin",  # one of SCORES
     share: float = 0.1,     # of random images, in 0..1
 ) -> np.ndarray:
-    "The largest scores, and a share of `k` at random from the rest. Source: Sutton and Barto (1998), section 2.2."
+    "The largest scores, and a share of `k` at random. Source: Sutton and Barto (1998), section 2.2."
     scores = SCORES.make(score)(view)
     greedy = top_k(scores, view.priority, k - share_of(share, k))
     left_first = view.priority.astype(float)

@@ -14,10 +14,11 @@ from .view import PoolView
 
 # %% ../../nbs/strategies/stochastic.ipynb #330595ed
 def check_score(score: str) -> None:
-    "A `ValueError` unless `score` is the canonical text of one of `SCORES`, so that equal runs have equal names."
+    "A `ValueError` unless it is the canonical text of one of `SCORES`: equal runs have equal names."
     canonical = SCORES.spell(score)
     if score != canonical: raise ValueError(f"score must be written {canonical!r}, got {score!r}")
 
+# %% ../../nbs/strategies/stochastic.ipynb #ba32a025
 def check_batch(score: str, beta: float) -> None:
     "A `ValueError` unless both can be used."
     check_score(score)
@@ -60,7 +61,7 @@ def power(
     score: str = "margin",  # one of SCORES
     beta: float = 1.0,      # above 0
 ) -> np.ndarray:
-    "The `k` largest of log s + Gumbel/beta, for a score s of at least 0. Source: Kirsch et al. (2023), section 3."
+    "The `k` largest of log s + Gumbel/beta, for a score s >= 0. Source: Kirsch et al. (2023), section 3."
     s = SCORES.make(score)(view)
     if (s < 0).any(): raise ValueError(f"power needs scores of at least 0, got {s.min()} from {score!r}")
     with np.errstate(divide="ignore"): log_s = np.log(s)  # -inf for a score of 0
@@ -76,7 +77,7 @@ def rank(
     score: str = "margin",  # one of SCORES
     beta: float = 1.0,      # above 0
 ) -> np.ndarray:
-    "The `k` largest of Gumbel/beta - log r, for the rank r of a score. Source: Kirsch et al. (2023), section 3."
+    "The `k` largest of Gumbel/beta - log r, for a score's rank r. Source: Kirsch et al. (2023), section 3."
     best_first = top_k(SCORES.make(score)(view), view.priority, view.n)
     log_rank = np.empty(view.n)
     log_rank[best_first] = np.log(np.arange(view.n) + 1)

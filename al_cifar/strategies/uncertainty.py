@@ -42,8 +42,8 @@ class ScoreRegister(Register):
     @property
     def components(self) -> dict:
         "Each score, under the name of its strategy."
-        strategies = self.strategies.components.values()
-        return {s.name: Component(s.name, s.facts["score"], s.facts) for s in strategies if "score" in s.facts}
+        with_score = [s for s in self.strategies.components.values() if "score" in s.facts]
+        return {s.name: Component(s.name, s.facts["score"], s.facts) for s in with_score}
 
 SCORES = ScoreRegister(STRATEGIES)
 
@@ -56,7 +56,7 @@ def least_confidence(view: PoolView) -> np.ndarray:  # (n,)
 # %% ../../nbs/strategies/uncertainty.ipynb #a313c394
 @scored("margin", needs=("probs",))
 def margin(view: PoolView) -> np.ndarray:  # (n,)
-    "The `k` largest 1 - (p1 - p2), of the two largest probabilities, equation (2). Source: Scheffer et al. (2001)."
+    "The `k` largest 1 - (p1 - p2), p1 and p2 the largest two, equation (2). Source: Scheffer et al. (2001)."
     second, first = np.partition(view.probs, -2, axis=1)[:, -2:].T
     return 1 - (first - second)
 
