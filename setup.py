@@ -34,7 +34,7 @@ setup(
                     "dev": needs["notebooks_requirements"] + needs["dask_requirements"] + needs["dev_requirements"]},
     entry_points={
         "nbdev": [f"{cfg['lib_path']}=al_cifar._modidx:d"],
-        "console_scripts": ["al_cifar_study=al_cifar.forms.paper_study:main"],
+        "console_scripts": ["al_cifar_study=al_cifar.forms.command:main"],
         "papermill.engine": ["al_cifar=al_cifar.forms.terminal:Engine"],
     },
     zip_safe=False,

@@ -11,25 +11,27 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil  # comes with ipykernel
 import pytest
 
 from al_cifar.data import load_data
-from al_cifar.loop import Config
+from al_cifar.loop import TOY, Config, outcome
 from al_cifar.study import StudyError, grid, load_results, process_pool, read_run, run_study, status
 
-TOY = Config(dataset="digits", initial=20, budget=80, batch=10, epochs=3, train_batch=10, epsilon=.1)
+LONGER = replace(TOY, budget=80, batch=10, epochs=3)  # seven rounds
 
 # A study in a process of its own, to be killed: python -c SCRIPT out_dir executor replications strategies
 SCRIPT = """
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 import numpy as np
 from al_cifar.data import load_data
-from al_cifar.loop import Config
+from al_cifar.loop import TOY
 from al_cifar.strategies import register, top_k
 from al_cifar.study import grid, process_pool, run_study
 
@@ -39,7 +41,7 @@ def toy_margin(view, k, g):
     return top_k(second - best, view.priority, k)
 
 def main(out_dir, kind, replications, epochs):
-    base = Config(dataset="digits", initial=20, budget=80, batch=10, epochs=epochs, train_batch=10, epsilon=.1)
+    base = replace(TOY, budget=80, batch=10, epochs=epochs)
     configs = grid(base, strategy=["random", "kmeans", "toy_margin"], replication=range(replications))
     with ExitStack() as stack:
         if kind == "pool": executor = stack.enter_context(process_pool(2))
@@ -59,8 +61,7 @@ if __name__ == "__main__":
 
 def outcomes(folder):
     "Records of every run in `folder` without their timings."
-    return {path.name: [{k: v for k, v in r.items() if k != "seconds"} for r in read_run(path)[1]]
-            for path in sorted(Path(folder).glob("*.jsonl"))}
+    return {path.name: outcome(read_run(path)[1]) for path in sorted(Path(folder).glob("*.jsonl"))}
 
 
 def rounds_on_disk(folder): return sum(path.read_bytes().count(b"\n") - 1 for path in Path(folder).glob("*.jsonl"))
@@ -178,8 +179,8 @@ def test_two_processes_share_a_study(tmp_path, expected):
 
 def test_torn_lines(tmp_path):
     "Cut every run file somewhere, as a machine does that loses power: the outcome is the same."
-    configs, g = grid(TOY, strategy=["random", "kmeans"], replication=range(2)), random.Random(0)
-    data = load_data("digits")
+    configs = grid(LONGER, strategy=["random", "kmeans"], replication=range(2))
+    data, g = load_data("digits"), random.Random(0)
     paths = run_study(configs, tmp_path, data, progress=False)
     expected = outcomes(tmp_path)
     for path in paths:

@@ -12,7 +12,8 @@ from test_published import CSV
 from test_run_experiment import PAPERMILL
 
 from al_cifar.analysis import aulc, learning_curves, mean_aulc, toy_results, variance_reduction
-from al_cifar.study.results import MEASURES, load_results, save_rounds, tidy_rounds
+from al_cifar.study.results import load_results, save_rounds, tidy_rounds
+from al_cifar.study.tidy import ROUND_COLUMNS
 from al_cifar.data import load_data
 from al_cifar.loop import Config
 from al_cifar.paper.printed import PAPER, PRINTED, RATES, STOCHASTIC
@@ -64,7 +65,7 @@ def complete(protocol_gain=0.0, replications=5):
     counts = [" ".join(map(str, [a, *[b]*9])) for a, b in zip(first, rest)]
     wrong = g.binomial(df.n_labels - 100, 0.08)
     assert runs.ngroups == (15 + 15 + 3)*replications
-    seconds = {c: 1.0 for c in MEASURES if c.startswith("seconds")}
+    seconds = {c: 1.0 for c in ROUND_COLUMNS if c.startswith("seconds")}
     return df.assign(dataset="simulated", class_counts=counts, n_wrong=wrong, **seconds)
 
 
@@ -73,7 +74,7 @@ def test_published_table_is_what_load_results_gives():
     rounds = tidy_rounds(RESULTS, mix=("protocol",))
     results = load_results(RESULTS, mix=("protocol",))
     assert results.equals(rounds[list(results)])
-    assert set(MEASURES) <= set(rounds) and not {"queried", "answers", "initial_set"} & set(rounds)
+    assert set(ROUND_COLUMNS) <= set(rounds) and not {"queried", "answers", "initial_set"} & set(rounds)
     assert RESULTS.stat().st_size < 300_000
     counts = rounds.class_counts.str.split(expand=True).astype(int).sum(axis=1)
     assert (counts == rounds.n_labels).all() and (rounds.n_wrong <= rounds.n_labels).all()

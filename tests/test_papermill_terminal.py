@@ -89,6 +89,17 @@ def test_literal_command(folder, stdin, stdout):
     assert template.read_bytes() == before
 
 
+def test_parameters_are_judged_by_the_form(folder):
+    "papermill knows only what the parameters cell lists, and says so; our forms know better."
+    said = ["-p", "lr", "3e-4"]
+    code, seen = run(folder, *said)
+    assert code == 0 and "lr = 0.0003" in injected(folder/"runs/run_experiment.out.ipynb"), seen
+    assert "unknown parameter" not in seen
+    done = subprocess.run([*COMMAND, "nbs/another.ipynb", "out.ipynb", *said, "--prepare-only"], cwd=folder,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "unknown parameter: lr" in done.stderr
+
+
 def test_run_as_module(folder):
     code, seen = run(folder, "-p", "epsilon", "0.1", command=[sys.executable, "-m", "papermill"])
     assert code == 0, seen

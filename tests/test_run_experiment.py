@@ -1,11 +1,13 @@
-"`run_experiment.ipynb` itself, through papermill: on digits, on a folder of real images, interrupted, and asked for nonsense."
+"""`run_experiment.ipynb` itself, through papermill.
+
+On digits, on a folder of real images, interrupted, and asked for nonsense."""
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -15,7 +17,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from al_cifar.forms.experiment import Experiment
+from al_cifar.forms.form import EXPERIMENT
 from al_cifar.study import load_results, read_run
 
 TEMPLATE = ROOT/"nbs/run_experiment.ipynb"
@@ -61,14 +63,30 @@ def photos(tmp_path_factory):
     return root
 
 
-def test_form_and_notebook_agree():
-    "The parameters cell has the names and defaults of `Experiment`, in its order."
-    cells = nbformat.read(TEMPLATE, 4).cells
-    (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", ())]
+def assigned(source):
+    "Names that a cell without magic assigns to."
+    nodes = ast.walk(ast.parse(source.removeprefix("%matplotlib inline")))
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def check_template(path, form):
+    "The parameters cell says what the form says if nothing is said, own parameters among it; no other name is in the way."
+    first, cell, *rest = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    assert cell.metadata["tags"] == ["parameters"] and len(cell.source.splitlines()) <= 20
     defaults = {}
-    exec(cell.source, defaults)
-    defaults = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items() if k != "__builtins__"}
-    assert list(defaults.items()) == [(f.name, f.default) for f in fields(Experiment)]
+    exec(cell.source, {}, defaults)
+    assert {*form.own} <= {*defaults}
+    assert form.read(defaults) == form.read({})
+    for name, value in defaults.items():
+        assert (tuple(value) if isinstance(value, list) else value) == form.parameters[name].default, name
+    later = set().union(*(assigned(c.source) for c in rest))
+    assert later <= assigned(first.source), "a cell that is run again would take these for parameters"
+    imported = {alias.asname or alias.name for node in ast.walk(ast.parse(first.source.removeprefix("%matplotlib inline")))
+                if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not (assigned(first.source) | imported) & {*form.parameters}
+
+
+def test_form_and_notebook_agree(): check_template(TEMPLATE, EXPERIMENT)
 
 
 def test_digits_end_to_end(undisturbed):
@@ -125,13 +143,33 @@ def test_folder_of_images(photos, tmp_path):
 def test_dry_run(tmp_path):
     code, seen = run(tmp_path, dry_run=True)
     assert code == 0 and "6 runs, 6 of them still to do: about" in seen and "kB in" in seen
-    assert not (tmp_path/"study").exists()
+    assert not (tmp_path/"study").exists() and "| parameter |" not in seen
+    outputs = [o for c in nbformat.read(tmp_path/"out.ipynb", 4).cells for o in c.get("outputs", ())]
+    assert any("`weight_decay`" in o.get("data", {}).get("text/markdown", "") for o in outputs), "no table of parameters"
+
+
+def test_every_setting_is_a_parameter(tmp_path):
+    "Also those that the parameters cell does not list."
+    said = dict(lr="3e-4", batch_norm="labelled", candidates=500, crop_fill="grey", model="simple_cnn(norm='group')",
+                oracle="uniform()", independent="noise,query", strategies="random,kmeans(assign='within')", workers=1,
+                budget=40, epochs=1)
+    code, seen = run(tmp_path, **said)
+    assert code == 0, seen
+    heads = [read_run(path)[0]["config"] for path in (tmp_path/"study").glob("*.jsonl")]
+    assert {head["strategy"] for head in heads} == {"random", "kmeans(assign='within')"}
+    wanted = dict(lr=3e-4, batch_norm="labelled", candidates=500, crop_fill="grey", model=said["model"], oracle="uniform",
+                  independent=["noise", "query"], budget=40, epochs=1)
+    for head in heads: assert {name: head[name] for name in wanted} == wanted
+    assert len(load_results(tmp_path/"study")) == 2*2*2
 
 
 @pytest.mark.parametrize("bad,message", [
     (dict(epsilonn=.1), "unknown parameter 'epsilonn'; there are: epsilon, stochastic"),
     (dict(epsilon=1.5), "epsilon must be a number in [0, 1], got 1.5"),
-    (dict(strategies="margn"), "strategy must be one of 'random', 'least_confidence', 'kmeans', got 'margn'"),
+    (dict(strategies="margn"), "strategy must be one of random, least_confidence, kmeans(assign='nearest'), got 'margn'"),
+    (dict(lr="fast"), "lr must be a number above 0, got 'fast'"),
+    (dict(batchnorm="labelled"), "did you mean 'batch_norm'?"),
+    (dict(strategy="random"), "strategies lists those to compare"),
     (dict(dataset="digits", budget=1298), "budget must be at most 1297, the images of digits, got 1298"),
     (dict(dataset="folder", data_root="nowhere"), "nowhere")])
 def test_nonsense_ends_before_any_work(tmp_path, bad, message):

@@ -1,14 +1,12 @@
 "`run_study.ipynb` itself, through papermill, on digits."
 import subprocess
-from dataclasses import fields
 
-import nbformat
 import pytest
 from conftest import ROOT
-from test_run_experiment import PAPERMILL
+from test_run_experiment import PAPERMILL, check_template
 
-from al_cifar.forms.paper_study import PaperStudy
-from al_cifar.study import load_results, status
+from al_cifar.forms.form import STUDY
+from al_cifar.study import load_results, read_run, status
 
 TEMPLATE = ROOT/"nbs/run_study.ipynb"
 
@@ -23,13 +21,7 @@ def run(out, **parameters):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_form_and_notebook_agree():
-    "The parameters cell has the names and defaults of `PaperStudy`, in its order."
-    (cell,) = [c for c in nbformat.read(TEMPLATE, 4).cells if "parameters" in c.metadata.get("tags", ())]
-    defaults = {}
-    exec(cell.source, defaults)
-    defaults = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items() if k != "__builtins__"}
-    assert list(defaults.items()) == [(f.name, f.default) for f in fields(PaperStudy)]
+def test_form_and_notebook_agree(): check_template(TEMPLATE, STUDY)
 
 
 def test_whole_grid_and_again(tmp_path):
@@ -42,6 +34,18 @@ def test_whole_grid_and_again(tmp_path):
     assert load_results(tmp_path/"study/study.zip").equals(results)
     code, seen = run(tmp_path, replications=3)
     assert code == 0 and "18 runs, 6 of them still to do" in seen and len(load_results(tmp_path/"study")) == 18*2, seen
+
+
+def test_yaml_says_any_setting(tmp_path):
+    "YAML reads 3e-4 as a text, which the form understands."
+    said = dict(lr="3e-4", averaging="tail", independent="[noise]", strategies="[\"kmeans(assign='within')\"]",
+                epsilons="0.1", stochastic_up_to="null")
+    code, seen = run(tmp_path, **said)
+    assert code == 0, seen
+    heads = [read_run(path)[0]["config"] for path in (tmp_path/"study").glob("*.jsonl")]
+    assert len(heads) == 2
+    wanted = dict(lr=3e-4, averaging="tail", independent=["noise"], strategy="kmeans(assign='within')", epsilon=.1)
+    for head in heads: assert {name: head[name] for name in wanted} == wanted
 
 
 @pytest.mark.parametrize("bad,message", [

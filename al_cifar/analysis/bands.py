@@ -9,6 +9,7 @@ __all__ = ['max_t_factor', 'curve_bands', 'difference_bands', 'bootstrap_differe
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import check_results, curve_table, sort_rows
 from .paired import against_baseline
 
@@ -29,8 +30,9 @@ def max_t_factor(
     if len(values) < 3:
         raise ValueError(f"a simultaneous band needs three replications or more; there are {len(values)}")
     centred = values - values.mean(axis=0)
-    centred = centred[:, np.linalg.norm(centred, axis=0) > 1e-12]
-    if not centred.shape[1]: return 0.0
+    varies = np.linalg.norm(centred, axis=0) > 1e-12
+    if not varies.any(): return 0.0
+    centred = centred[:, varies]
     if method == "rotation": return _rotation_factor(centred, draws, g)
     largest = np.abs(_bootstrap_t(centred, draws, g)).max(axis=1)
     return float(np.quantile(largest, 0.95, method="higher"))
@@ -41,15 +43,17 @@ def _rotation_factor(centred, draws, g):
     R = len(centred)
     unit = centred/np.linalg.norm(centred, axis=0)
     q = g.standard_normal((draws, R))
-    rho = q @ unit/np.linalg.norm(q, axis=1, keepdims=True)
-    rho = np.quantile(np.abs(rho).max(axis=1), 0.95)
+    length = np.linalg.norm(q, axis=1, keepdims=True)
+    largest = np.abs(q @ unit/length).max(axis=1)
+    rho = np.quantile(largest, 0.95)
     return float(np.sqrt(R - 1)*rho/np.sqrt(1 - rho**2))
 
 # %% ../../nbs/analysis/bands.ipynb #6bae3b42
 def _bootstrap_t(values, draws, g):
     """t statistics about the sample mean in resamples of whole rows: (draws, columns); inf without spread."""
     R = len(values)
-    weights = g.multinomial(R, np.full(R, 1/R), size=draws)/R      # how often each row is drawn
+    equal = np.full(R, 1/R)
+    weights = g.multinomial(R, equal, size=draws)/R     # how often each row is drawn
     centred = values - values.mean(axis=0)
     mean = weights @ centred
     var = np.maximum(weights @ centred**2 - mean**2, 0)
@@ -94,7 +98,8 @@ def difference_bands(
     curve_table(df)       # the same numbers of labels for all runs, or an error
     differences = {}
     for keys, s, x, y in against_baseline(check_results(df), baseline, "accuracy"):
-        differences.setdefault((keys["condition"], s), {})[keys["n_labels"]] = x - y
+        by_round = differences.setdefault((keys["condition"], s), {})
+        by_round[keys["n_labels"]] = x - y
     bands = [_band(key, pd.DataFrame(d), "diff", method, draws, seed) for key, d in differences.items()]
     return pd.concat(bands, ignore_index=True)
 
@@ -124,7 +129,9 @@ def bootstrap_differences(
 # %% ../../nbs/analysis/bands.ipynb #37e90772
 def _percentile(d, draws, g):
     """95 % limits of the mean of `d`: quantiles of resampled means."""
-    means = d[g.integers(len(d), size=(draws, len(d)))].mean(axis=1)
+    n = len(d)
+    resamples = d[g.integers(n, size=(draws, n))]
+    means = resamples.mean(axis=1)
     return np.quantile(means, [0.025, 0.975])
 
 def _studentized(d, draws, g):

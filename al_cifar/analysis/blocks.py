@@ -8,9 +8,11 @@ __all__ = ['sphericity', 'blocked_anova', 'noise_interaction', 'critical_differe
 # %% ../../nbs/analysis/blocks.ipynb #5f70beff
 import warnings
 from itertools import combinations
+
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import curve_table, error_rate, paired_values, strategy_order, strategy_tables
 from .inference import need_groups
 from .paired import holm, paired_t
@@ -36,6 +38,7 @@ def _two_way(full):
 
 # %% ../../nbs/analysis/blocks.ipynb #fe0d35a0
 def _blocked(keys, table):
+    "The columns of `blocked_anova` for one table of `strategy_tables`."
     full = table.dropna()
     lost = len(table) - len(full)
     if lost: warnings.warn(f"{keys}: {lost} replication(s) lack a strategy")

@@ -7,8 +7,10 @@ __all__ = ['learning_curves', 'aulc', 'mean_aulc']
 
 # %% ../../nbs/analysis/curves.ipynb #0afdaf7c
 import warnings
+
 import numpy as np
 import pandas as pd
+
 from .frames import (
     check_results, curve_table, interval_factor, sort_rows, with_condition_text)
 

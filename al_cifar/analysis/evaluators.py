@@ -10,6 +10,7 @@ __all__ = ['measured_costs', 'evaluator_gain', 'best_evaluators', 'gain_bound', 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
 from .frames import strategy_order
 from .power import smallest_difference
 from .style import LOOKS, condition_label, label_lines, panels
@@ -27,21 +28,25 @@ def measured_costs(
     cohort's, or if runs differ in their rounds: they would not cost the same."""
     _check_seconds(rounds)
     runs = rounds.groupby(["condition", "strategy", "replication"], sort=False)
-    labels = runs.n_labels.agg(tuple)
-    finished = labels[labels.str[-1] == rounds.n_labels.max()]
-    if finished.nunique() > 1: raise ValueError(f"runs differ in rounds, so in cost: {sorted(set(finished))}")
-    total, m = runs[_SECONDS].sum().loc[finished.index], runs.evaluators.first().loc[finished.index]
-    fixed = total.seconds_score + total.seconds_select
-    evaluator = (total.seconds_train + total.seconds_evaluate)/m
-    costs = pd.DataFrame(dict(fixed=fixed, evaluator=evaluator)).groupby("strategy")
-    out = costs.mean().assign(runs=costs.size())[["runs", "fixed", "evaluator"]]
+    labels = runs["n_labels"].agg(tuple)
+    finished = labels[labels.str[-1] == rounds["n_labels"].max()]
+    kinds = sorted(set(finished))
+    if len(kinds) > 1: raise ValueError(f"runs differ in rounds, so in cost: {kinds}")
+    total = runs[_SECONDS].sum().loc[finished.index]
+    evaluators = runs["evaluators"].first().loc[finished.index]
+    fixed = total["seconds_score"] + total["seconds_select"]
+    measuring = total["seconds_train"] + total["seconds_evaluate"]
+    costs = pd.DataFrame(dict(fixed=fixed, evaluator=measuring/evaluators)).groupby("strategy")
+    out = costs.mean()
+    out.insert(0, "runs", costs.size())
     return out.loc[strategy_order(out.index)].reset_index()
 
 # %% ../../nbs/analysis/evaluators.ipynb #ef595130
 def _check_seconds(rounds):
     """Raise ValueError unless each round has its own seconds."""
-    lacking = [c for c in _SECONDS if c not in rounds or rounds[c].isna().any()]
-    if lacking:
+    known = rounds.reindex(columns=_SECONDS).notna().all()
+    lacking = known.index[~known]
+    if len(lacking):
         raise ValueError(f"the rounds lack {lacking[0]}; costs need run files, or a table of them, "
                          "as tidy_rounds reads them")
     if "engine" in rounds and rounds.engine.str.startswith("cohort").any():
@@ -64,7 +69,8 @@ def best_evaluators(
     cost_ratio: float | np.ndarray, # fixed / evaluator
 ) -> float | np.ndarray:
     """The number of evaluators with the largest gain, 1 or more, not rounded; infinite if only icc is 0."""
-    top = np.sqrt(np.multiply(cost_ratio, np.subtract(1, icc)))
+    noise = np.subtract(1, icc)
+    top = np.sqrt(np.multiply(cost_ratio, noise))
     with np.errstate(divide="ignore", invalid="ignore"):
         best = np.maximum(1, top/np.sqrt(icc))
     return np.where(top > 0, best, 1.0)[()]
@@ -77,8 +83,9 @@ def gain_bound(
     """The largest gain over all numbers of evaluators, whole or not (Cauchy-Schwarz)."""
     noise = np.subtract(1, icc)
     several_pay = np.multiply(cost_ratio, noise) > icc
-    root = np.sqrt(np.multiply(icc, cost_ratio)) + np.sqrt(noise)
-    bound = (1 + cost_ratio)/np.where(several_pay, root, 1)**2
+    shared = np.multiply(icc, cost_ratio)
+    root = np.where(several_pay, np.sqrt(shared) + np.sqrt(noise), 1)
+    bound = (1 + cost_ratio)/root**2
     return np.where(several_pay, bound, 1.0)[()]
 
 # %% ../../nbs/analysis/evaluators.ipynb #90e9c018
@@ -93,27 +100,31 @@ def best_design(
     """Whole numbers with the smallest (var_between + var_within / m) / R that take no more than the budget.
 
     Of equals the one with most replications. Raises ValueError if the budget is too small."""
-    if not at_least >= 2:
+    if at_least < 2:
         raise ValueError(f"at_least is {at_least}; a spread between replications needs 2 or more")
-    most = int(seconds/(fixed + evaluator) + 1e-9)      # exactly R replications' seconds are enough for R
+    one_each = fixed + evaluator
+    most = int(seconds/one_each + 1e-9)     # exactly R replications' seconds are enough for R
     if most < at_least:
         raise ValueError(f"seconds is {seconds}; {at_least} replications with one evaluator take "
-                         f"{at_least*(fixed + evaluator):.0f}")
+                         f"{at_least*one_each:.0f}")
     R = np.arange(most, at_least - 1, -1)
     affordable = (seconds/R - fixed)/evaluator
     m = np.maximum(np.floor(affordable + 1e-9), 1)
-    best = np.argmin((var_between + var_within/m)/R)
+    variance = (var_between + var_within/m)/R
+    best = variance.argmin()
     return int(R[best]), int(m[best])
 
 # %% ../../nbs/analysis/evaluators.ipynb #d0c63ce3
 def _pair_costs(row, price):
     """Seconds of a replication of the pair of strategies `a`, `b` of `row`: fixed, and for each evaluator."""
-    pair = [row["a"], row["b"]]
+    a, b = row["a"], row["b"]
+    pair = [a, b]
     lacking = [s for s in pair if s not in price.index]
     if lacking: raise ValueError(f"costs lack {lacking}; they have {list(price.index)}")
     fixed, evaluator = price.loc[pair, ["fixed", "evaluator"]].sum()
-    if not (fixed >= 0 and evaluator > 0):
-        raise ValueError(f"costs of {row['a']} and {row['b']} are fixed {fixed}, evaluator {evaluator}; "
+    possible = fixed >= 0 and evaluator > 0
+    if not possible:
+        raise ValueError(f"costs of {a} and {b} are fixed {fixed}, evaluator {evaluator}; "
                          "fixed must be 0 or more, evaluator above 0")
     return fixed, evaluator
 
@@ -128,18 +139,20 @@ def _precision(total, icc, R, m):
 def _plan_row(row, fixed, evaluator, seconds, at_least):
     """The design for one pair at these costs, compared with one evaluator; `row`: its components."""
     between = max(row["var_between"], 0)
-    total = between + row["var_within"]
+    total, ratio = between + row["var_within"], fixed/evaluator
     icc = between/total
     R, m = best_design(icc, 1 - icc, fixed, evaluator, seconds, at_least)
-    alone = int(seconds/(fixed + evaluator) + 1e-9)             # replications with one evaluator
-    spent = alone*(fixed + evaluator)                           # whole replications may not use all the budget
+    one_each = fixed + evaluator
+    alone = int(seconds/one_each + 1e-9)        # replications with one evaluator
+    spent = alone*one_each                      # whole replications may not use all the budget
     factor = lambda icc: R/alone/(icc + (1 - icc)/m)
-    bound = lambda icc: gain_bound(icc, fixed/evaluator)*seconds/spent
-    ends = (("", icc), ("_low", row["icc_high"]), ("_high", row["icc_low"]))
-    return (_precision(total, icc, R, m) | {f"{k}_1": v for k, v in _precision(total, icc, alone, 1).items()}
-            | {f"factor{end}": factor(x) for end, x in ends} | {f"bound{end}": bound(x) for end, x in ends}
-            | dict(best=best_evaluators(icc, fixed/evaluator), limit=1 + fixed/evaluator,
-                   shift=row.get("selector", np.nan)*(1/m - 1)))
+    bound = lambda icc: gain_bound(icc, ratio)*seconds/spent
+    with_one = _precision(total, icc, alone, 1)
+    found = _precision(total, icc, R, m) | {f"{k}_1": v for k, v in with_one.items()}
+    for name, of in (("factor", factor), ("bound", bound)):
+        found |= {name: of(icc), f"{name}_low": of(row["icc_high"]), f"{name}_high": of(row["icc_low"])}
+    shift = row.get("selector", np.nan)*(1/m - 1)
+    return found | dict(best=best_evaluators(icc, ratio), limit=1 + ratio, shift=shift)
 
 # %% ../../nbs/analysis/evaluators.ipynb #aa48bcca
 def plan(
@@ -153,19 +166,21 @@ def plan(
     detectable: see `smallest_difference`. replications_1, variance_1, detectable_1: with one evaluator.
     factor = variance_1 / variance. bound: no design within the budget, whole or not, has a larger factor.
     Both have 95 % limits _low and _high. best: evaluators, not whole. limit = 1 + fixed / evaluator.
-    shift: expected change of the mean difference from one evaluator to these, as the one that selects measures
-    its own choice.
+    shift: expected change of the mean difference from one evaluator to these, because the one that selects
+    measures its own choice.
 
     A negative var_between counts as 0. Raises ValueError if strategies never differ, have no costs, or
     `at_least` replications cost more than the budget."""
     price, rows = costs.set_index("strategy"), []
     for row in components.to_dict("records"):
         fixed, evaluator = _pair_costs(row, price)
-        if not max(row["var_between"], 0) + row["var_within"] > 0:
+        varies = max(row["var_between"], 0) + row["var_within"] > 0
+        if not varies:
             raise ValueError(f"{row['a']} and {row['b']} never differ (condition {row['condition']}); "
                              "there is no variance to plan for")
         keys = {k: row[k] for k in ("condition", "n_labels", "a", "b") if k in row}
-        rows.append(keys | dict(seconds=seconds) | _plan_row(row, fixed, evaluator, seconds, at_least))
+        design = _plan_row(row, fixed, evaluator, seconds, at_least)
+        rows.append(keys | dict(seconds=seconds) | design)
     return pd.DataFrame(rows).drop(columns="evaluators_1")
 
 # %% ../../nbs/analysis/evaluators.ipynb #5cc375af
@@ -200,11 +215,13 @@ def plot_evaluator_gain(
     """Figure of the gain from evaluators per second spent, with its 95 % interval; a line per row.
 
     A dot marks the best whole number; the dotted line is the limit, 1 + fixed / evaluator."""
-    price, rows = costs.set_index("strategy"), components.to_dict("records")
+    price = costs.set_index("strategy")
+    rows = components.to_dict("records")
     names = labels or [f"{row['a']} / {row['b']}, {condition_label(row['condition'])}" for row in rows]
     with panels([""], width=4.6, height=2.6) as (fig, (ax,)):
         ax.axhline(1, color="0.5", lw=0.8, label="_one")
-        for row, name, look in zip(rows, names, LOOKS*len(rows)): _draw_gain(ax, row, price, name, look, most)
+        for row, name, look in zip(rows, names, LOOKS*len(rows)):
+            _draw_gain(ax, row, price, name, look, most)
         ax.set(xlabel="evaluators", xticks=range(1, most + 1))
         ax.set_ylabel("times less variance\nfor the same seconds")
         ax.set_title("dotted: the limit that the costs set", loc="left", fontsize=7, color="0.35")
@@ -214,10 +231,11 @@ def plot_evaluator_gain(
 def _draw_gain(ax, row, price, name, look, most):
     """The gain of one pair by number of evaluators, with its interval, its best number and its limit."""
     fixed, evaluator = _pair_costs(row, price)
-    m = np.arange(1, most + 1)
-    gain = lambda icc: evaluator_gain(m, max(icc, 0), fixed/evaluator)
+    ratio, m = fixed/evaluator, np.arange(1, most + 1)
+    gain = lambda icc: evaluator_gain(m, max(icc, 0), ratio)
     y, color = gain(row["icc"]), look["color"]
+    low, high = gain(row["icc_high"]), gain(row["icc_low"])
     ax.plot(m, y, label=name, **look)
     ax.plot(m[y.argmax()], y.max(), "o", ms=4, color=color, label="_best")
-    ax.fill_between(m, gain(row["icc_high"]), gain(row["icc_low"]), color=color, alpha=0.15, lw=0)
-    ax.axhline(1 + fixed/evaluator, color="0.5", lw=0.8, ls=":", label="_limit")
+    ax.fill_between(m, low, high, color=color, alpha=0.15, lw=0)
+    ax.axhline(1 + ratio, color="0.5", lw=0.8, ls=":", label="_limit")

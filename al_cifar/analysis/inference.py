@@ -7,9 +7,11 @@ __all__ = ['need_groups', 'need_spread', 'anova', 'tukey_hsd', 'cohens_d', 'inde
 
 # %% ../../nbs/analysis/inference.ipynb #a2916d7d
 from itertools import combinations
+
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import strategy_tables
 
 # %% ../../nbs/analysis/inference.ipynb #b4a77490

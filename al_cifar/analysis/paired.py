@@ -8,9 +8,11 @@ __all__ = ['paired_t', 'against_baseline', 'holm', 'paired_differences', 'probab
 # %% ../../nbs/analysis/paired.ipynb #900266d4
 import warnings
 from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
+
 from .frames import interval_factor, paired_values, strategy_tables
 
 # %% ../../nbs/analysis/paired.ipynb #7f49e219
@@ -22,7 +24,8 @@ def paired_t(
     Differences that are all 0 (runs identical by construction) have t 0 and p 1; if they all equal another
     number t is infinite, with a warning."""
     n, mean, sd = len(d), d.mean(), d.std(ddof=1)
-    if sd <= 1e-12*np.abs(d).max():     # equal numbers, but for rounding
+    all_equal = sd <= 1e-12*np.abs(d).max()     # but for rounding
+    if all_equal:
         sd = 0.0
         d_z = np.copysign(np.inf, mean) if mean else 0.0
         if mean: warnings.warn(f"all {n} differences equal {mean:g}: t is infinite, the test says little")
@@ -70,8 +73,9 @@ def paired_differences(
     are left out, with a warning."""
     rows = []
     for keys, strategy, x, y in against_baseline(a, baseline, value):
-        p_wilcoxon = stats.wilcoxon(x - y).pvalue if np.any(x != y) else 1.0
-        test = paired_t(x - y)
+        d = x - y
+        p_wilcoxon = stats.wilcoxon(d).pvalue if np.any(d != 0) else 1.0
+        test = paired_t(d)
         rows.append(keys | dict(strategy=strategy) | test | dict(p_wilcoxon=p_wilcoxon))
     by, out = list(keys), pd.DataFrame(rows)
     out["p_holm"] = out.groupby(by, sort=False)["p"].transform(holm)
@@ -87,8 +91,8 @@ def probability_of_improvement(
     from statsmodels.stats.proportion import proportion_confint
     rows = []
     for keys, strategy, x, y in against_baseline(a, baseline, value):
-        n, wins, ties = len(x), int((x > y).sum()), int((x == y).sum())
-        score = wins + ties/2
+        wins, ties = int((x > y).sum()), int((x == y).sum())
+        n, score = len(x), wins + ties/2
         low, high = proportion_confint(score, n, alpha=0.05, method="beta")    # Clopper and Pearson 1934
         counts = dict(strategy=strategy, n=n, wins=wins, ties=ties)
         rows.append(keys | counts | dict(probability=score/n, ci_low=low, ci_high=high))

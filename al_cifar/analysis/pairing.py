@@ -7,11 +7,13 @@ __all__ = ['correlation_interval', 'paired_variances', 'variance_ratio', 'each_p
 
 # %% ../../nbs/analysis/pairing.ipynb #d5f0f08f
 import warnings
-import numpy as np
-import pandas as pd
 from collections.abc import Iterator
 from itertools import combinations
+
+import numpy as np
+import pandas as pd
 from scipy import stats
+
 from .frames import paired_values, strategy_tables
 from .inference import need_groups
 
@@ -19,7 +21,8 @@ from .inference import need_groups
 def correlation_interval(r: float, n: int) -> tuple[float, float]:
     """95 % interval of a correlation by Fisher's z; [-1, 1] for three pairs or fewer, which say nothing."""
     if n <= 3: return -1.0, 1.0
-    z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
+    below_one = 1 - 1e-15
+    z = np.arctanh(np.clip(r, -below_one, below_one))
     half = stats.norm.isf(0.025)/np.sqrt(n - 3)
     return tuple(np.tanh(z + np.array([-1, 1])*half))
 
@@ -31,17 +34,19 @@ def paired_variances(
     """Var u / Var v of paired values and its 95 % interval, exact under normality.
 
     Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity. NaN where neither varies."""
-    n = len(u)
-    if not np.ptp(v) > 0:   # the range, because rounding keeps a standard deviation from 0
-        ratio = np.inf if np.ptp(u) > 0 else np.nan
+    u_varies, v_varies = np.ptp(u) > 0, np.ptp(v) > 0   # rounding keeps a standard deviation from 0
+    if not v_varies:
+        ratio = np.inf if u_varies else np.nan
         return ratio, ratio, ratio
     ratio = float(u.var(ddof=1)/v.var(ddof=1))
-    if n == 2: return ratio, 0.0, np.inf
-    r = np.corrcoef(u, v)[0, 1] if np.ptp(u) > 0 else 0.0
-    t = stats.t.isf(0.025, n - 2)
-    k = 1 + 2*(1 - r**2)*t**2/(n - 2)
+    df = len(u) - 2
+    if df == 0: return ratio, 0.0, np.inf
+    r = np.corrcoef(u, v)[0, 1] if u_varies else 0.0
+    t = stats.t.isf(0.025, df)
+    k = 1 + 2*(1 - r**2)*t**2/df
     root = np.sqrt(k**2 - 1)
-    return ratio, float(ratio*(k - root)), float(ratio*(k + root))
+    low, high = ratio*(k - root), ratio*(k + root)
+    return ratio, float(low), float(high)
 
 # %% ../../nbs/analysis/pairing.ipynb #07c43b5c
 def variance_ratio(
@@ -51,7 +56,8 @@ def variance_ratio(
     """(Var x + Var y) / Var(x - y) and its 95 % interval, exact under normality.
 
     The ratio is at least 1/2; two pairs say no more than that."""
-    return tuple((1 + f)/2 for f in paired_variances(x + y, x - y))
+    total, difference = x + y, x - y
+    return tuple((1 + f)/2 for f in paired_variances(total, difference))
 
 # %% ../../nbs/analysis/pairing.ipynb #ec8f163c
 def each_pair(
@@ -62,7 +68,8 @@ def each_pair(
     for keys, table in strategy_tables(a, value):
         need_groups(keys, table)
         for s, t in combinations(table, 2):
-            yield keys | dict(a=s, b=t), *paired_values(table, s, t)
+            x, y = paired_values(table, s, t)
+            yield keys | dict(a=s, b=t), x, y
 
 # %% ../../nbs/analysis/pairing.ipynb #1d2463f4
 def _correlation(x, y):
@@ -94,13 +101,15 @@ def _pairing(x, y):
 def _warn_no_help(rows):
     """Warn of the pairs in these rows of a `variance_reduction` table, naming the first few."""
     if not len(rows): return
-    names = []
-    for row in rows.to_dict("records"):
-        where = ", ".join(f"{k} {row[k]}" for k in ("condition", "n_labels") if k in row)
-        names.append(f"{where}: {row['a']} and {row['b']} ({row['ratio']:.2f})")
+    names = [_pair_text(row) for row in rows.to_dict("records")]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     warnings.warn(f"pairing did not help (variance ratio at most 1) at {'; '.join(names[:5])}{more}; "
                   "their paired intervals are no narrower than independent runs would give")
+
+def _pair_text(row):
+    """Condition, strategies and ratio of a row in words."""
+    where = ", ".join(f"{k} {row[k]}" for k in ("condition", "n_labels") if k in row)
+    return f"{where}: {row['a']} and {row['b']} ({row['ratio']:.2f})"
 
 # %% ../../nbs/analysis/pairing.ipynb #76f16985
 def variance_reduction(
@@ -110,6 +119,7 @@ def variance_reduction(
     """What pairing by replication buys: the variance ratio of each pair of strategies with its 95 % interval.
 
     r is the correlation, helps says whether the ratio is above 1. Warns of the pairs for which it is not."""
-    out = pd.DataFrame([keys | _pairing(x, y) for keys, x, y in each_pair(a, value)])
+    rows = [keys | _pairing(x, y) for keys, x, y in each_pair(a, value)]
+    out = pd.DataFrame(rows)
     _warn_no_help(out[out["ratio"] <= 1])
     return out

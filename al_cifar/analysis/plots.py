@@ -7,12 +7,13 @@ __all__ = ['plot_learning_curves', 'plot_difference_curves', 'plot_areas', 'plot
            'plot_critical_difference', 'plot_penalty_matrix']
 
 # %% ../../nbs/analysis/plots.ipynb #c01cb523
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
 from .curves import learning_curves, mean_aulc
 from .frames import condition_order, strategy_order, with_condition_text
 from .style import (
@@ -23,7 +24,8 @@ def _draw_curves(ax, curves, column, styles):
     """Draw `100 * column` with its band for each strategy of one condition."""
     for s in strategy_order(curves["strategy"]):
         c = curves[curves["strategy"] == s].sort_values("n_labels")
-        style = styles[s] | (dict(marker="o") if len(c) == 1 else {})
+        alone = dict(marker="o") if len(c) == 1 else {}
+        style = styles[s] | alone
         ax.plot(c["n_labels"], 100*c[column], label=s, ms=3, **style)
         low, high = 100*c["ci_low"], 100*c["ci_high"]
         ax.fill_between(c["n_labels"], low, high, color=style["color"], alpha=0.15, lw=0)
@@ -88,14 +90,15 @@ def plot_areas(
     a = with_condition_text(a)
     means = mean_aulc(a, interval)
     conditions, names = condition_order(a["condition"]), strategy_order(a["strategy"])
-    with panels(panel_titles(conditions, dataset), width=max(2.6, 0.8 + 0.3*len(names))) as (fig, axes):
+    titles, width = panel_titles(conditions, dataset), max(2.6, 0.8 + 0.3*len(names))
+    with panels(titles, width) as (fig, axes):
         for ax, condition in zip(axes, conditions):
             here = a[a["condition"] == condition]
             runs = here.pivot(index="strategy", columns="replication", values="aulc").reindex(names)
             ax.plot(runs.to_numpy(), color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
             _draw_means(ax, means[means["condition"] == condition], names)
-            ax.set_xticks(range(len(names)), [s.replace("_", "\n") for s in names],
-                          rotation=90 if len(names) > 6 else 0)
+            labels = [s.replace("_", "\n") for s in names]
+            ax.set_xticks(range(len(names)), labels, rotation=90 if len(names) > 6 else 0)
             ax.set(ylabel="AULC (accuracy × labels)", xlim=(-0.4, len(names) - 0.5))
     return fig
 
@@ -103,9 +106,9 @@ def _draw_means(ax, means, names):
     """Draw the mean areas with their intervals, right of the runs."""
     styles = strategy_styles(names)
     for row in means.itertuples():
+        place, color = names.index(row.strategy) + 0.12, styles[row.strategy]["color"]
         interval = [[row.mean - row.ci_low], [row.ci_high - row.mean]]
-        ax.errorbar(names.index(row.strategy) + 0.12, row.mean, interval, fmt="o", ms=4, capsize=2,
-                    color=styles[row.strategy]["color"])
+        ax.errorbar(place, row.mean, interval, fmt="o", ms=4, capsize=2, color=color)
 
 # %% ../../nbs/analysis/plots.ipynb #91685f7e
 def plot_variance_ratio(
@@ -120,7 +123,8 @@ def plot_variance_ratio(
     conditions, pairs = condition_order(v["condition"]), list(dict.fromkeys(v["pair"]))
     by_round = "n_labels" in v
     draw, width = (_draw_ratio_lines, 4.2) if by_round else (_draw_ratio_rows, 3.4)
-    with panels(panel_titles(conditions, dataset), width, max(2.5, 0.6 + 0.17*len(pairs))) as (fig, axes):
+    height = max(2.5, 0.6 + 0.17*len(pairs))
+    with panels(panel_titles(conditions, dataset), width, height) as (fig, axes):
         for ax, condition in zip(axes, conditions): draw(ax, v[v["condition"] == condition], pairs)
         if by_round:
             for ax in axes: label_lines(ax)
@@ -151,12 +155,13 @@ def rank_groups(
     cd: float,          # the critical difference
 ) -> list[tuple[float, float]]:
     """Largest groups whose ranks lie within the critical difference, as (lowest, highest) rank."""
-    ranks, spans = np.asarray(ranks, float), []
+    ranks, spans, reached = np.asarray(ranks, float), [], 0
     for i, low in enumerate(ranks):
-        j = np.flatnonzero(ranks - low < cd).max()
-        contained = bool(spans) and j <= spans[-1][1]
-        if j > i and not contained: spans.append((i, j))
-    return [(ranks[i], ranks[j]) for i, j in spans]
+        last = np.flatnonzero(ranks - low < cd).max()
+        if last > max(i, reached):      # not alone, and not within the group before
+            spans.append((low, ranks[last]))
+            reached = last
+    return spans
 
 # %% ../../nbs/analysis/plots.ipynb #78def51a
 def _draw_ranks(ax, ranks, styles):
@@ -164,13 +169,13 @@ def _draw_ranks(ax, ranks, styles):
     k = len(ranks)
     for i, row in enumerate(ranks.itertuples()):
         left = i < k/2
+        rank, color = row.mean_rank, styles[row.strategy]["color"]
         edge, depth = (0.8, -1 - i) if left else (k + 0.2, i - k)
-        color = styles[row.strategy]["color"]
-        ax.plot([row.mean_rank, row.mean_rank, edge], [0, depth, depth], color=color, lw=0.8)
-        ax.plot(row.mean_rank, 0, "o", ms=4, color=color)
+        ax.plot([rank, rank, edge], [0, depth, depth], color=color, lw=0.8)
+        ax.plot(rank, 0, "o", ms=4, color=color)
+        name = f"{row.strategy.replace('_', ' ')} {rank:.2f}"
         side = dict(xytext=(-3, 0), ha="right") if left else dict(xytext=(3, 0), ha="left")
-        ax.annotate(f"{row.strategy.replace('_', ' ')} {row.mean_rank:.2f}", (edge, depth),
-                    textcoords="offset points", va="center", annotation_clip=False, **side)
+        ax.annotate(name, (edge, depth), textcoords="offset points", va="center", annotation_clip=False, **side)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yticks=[], xlim=(0.8, k + 0.2))
 
@@ -179,12 +184,14 @@ def _draw_rank_groups(ax, ranks):
     """The axis of ranks, and above it a bar across each group of `rank_groups`."""
     cd = ranks["cd"].iloc[0]
     groups = rank_groups(ranks["mean_rank"], cd)
-    for i, (low, high) in enumerate(groups):
-        ax.plot([low, high], [0.45 + 0.35*i]*2, color="0.2", lw=3, solid_capstyle="round")
+    for i, group in enumerate(groups):
+        height = 0.45 + 0.35*i
+        ax.plot(group, [height, height], color="0.2", lw=3, solid_capstyle="round")
     ax.axhline(0, color="0.3", lw=0.8)
     ax.grid(False, axis="y")
     ax.spines["left"].set_visible(False)
-    ax.set(ylim=(-0.6 - (len(ranks) + 1)//2, 0.9 + 0.35*len(groups)))
+    lowest, highest = -0.6 - (len(ranks) + 1)//2, 0.9 + 0.35*len(groups)
+    ax.set(ylim=(lowest, highest))
     ax.set_xlabel(f"mean rank (critical difference {cd:.2f})")
 
 # %% ../../nbs/analysis/plots.ipynb #25f767c1
@@ -209,11 +216,13 @@ def plot_penalty_matrix(
 ) -> Figure:
     """Heat map of how often the row's strategy beats the column's, a mean over conditions."""
     import seaborn as sns   # heavy
-    names = strategy_order(penalties["a"])
-    m = penalties.groupby(["a", "b"])["penalty"].mean().unstack().reindex(index=names, columns=names)
+    names, n = strategy_order(penalties["a"]), penalties["a"].nunique()
+    pairs = penalties.groupby(["a", "b"])["penalty"].mean()
+    m = pairs.unstack().reindex(index=names, columns=names)
     m.loc["is beaten"] = m.mean()
-    m = m.rename(lambda s: s.replace("_", " ")).rename(columns=lambda s: s.replace("_", " "))
-    title, n = (f"{dataset}: " if dataset else "") + "row beats column", len(names)
+    spaced = lambda s: s.replace("_", " ")
+    m = m.rename(index=spaced, columns=spaced)
+    title = f"{dataset}: row beats column" if dataset else "row beats column"
     with panels([title], width=1.6 + 0.55*n, height=1.2 + 0.4*n) as (fig, (ax,)):
         sns.heatmap(m, vmin=0, vmax=1, cmap="Blues", annot=True, fmt=".2f", annot_kws=dict(fontsize=7),
                     cbar=False, square=True, ax=ax)

@@ -7,10 +7,12 @@ __all__ = ['t_test_power', 'replications_needed', 'smallest_difference', 'detect
            'sd_upper', 'plan_replications', 'anova_replications']
 
 # %% ../../nbs/analysis/power.ipynb #983caab3
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
-from itertools import combinations
 from scipy import optimize, stats
+
 from .curves import aulc
 from .frames import paired_values, strategy_tables
 from .pairing import each_pair
@@ -145,7 +147,7 @@ def plan_replications(
 ) -> pd.DataFrame:  # condition, a, b, n, difference, sd_diff, sd_pooled, paired, paired_cautious, unpaired
     """Replications per strategy to find a difference, from a pilot's spread, if paired and if not.
 
-    paired_cautious allows for a spread that is poorly known. All are infinite where the pilot saw no difference."""
+    paired_cautious allows for a spread that is poorly known. All are infinite if the pilot saw no difference."""
     rows = []
     for keys, x, y in each_pair(a, value):
         d = (x - y).mean() if difference is None else difference

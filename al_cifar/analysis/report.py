@@ -7,10 +7,11 @@ __all__ = ['accuracy_table', 'final_table', 'summary', 'summaries']
 
 # %% ../../nbs/analysis/report.ipynb #786531d8
 import pandas as pd
+
 from .curves import aulc, learning_curves
-from .power import describe_detectable, detectable_difference
 from .frames import condition_order, strategy_order
 from .paired import paired_differences
+from .power import describe_detectable, detectable_difference
 
 # %% ../../nbs/analysis/report.ipynb #5f5654ac
 def accuracy_table(

@@ -8,6 +8,7 @@ __all__ = ['labels_to_reach', 'label_savings', 'return_on_investment']
 # %% ../../nbs/analysis/savings.ipynb #73004483
 import numpy as np
 import pandas as pd
+
 from .frames import (
     check_results, curve_table, interval_factor, paired_values, sort_rows, strategy_tables)
 

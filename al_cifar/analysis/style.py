@@ -7,16 +7,19 @@ __all__ = ['COLOURS', 'MORE', 'DASHES', 'KNOWN', 'LOOKS', 'STYLE', 'strategy_sty
            'panels', 'finish', 'condition_label', 'dataset_of', 'panel_titles', 'alt_text', 'save_figure']
 
 # %% ../../nbs/analysis/style.ipynb #77b11d5d
-import numpy as np
-import pandas as pd
-import matplotlib.pyplot as plt
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from zlib import crc32
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
 from .curves import learning_curves
 from .frames import condition_order, error_rate, strategy_order
 
@@ -31,7 +34,8 @@ KNOWN = ("margin", "entropy", "badge", "coreset", "bald", "typiclust", "weighted
 def _all_looks():
     """Colour and dash of all looks but the paper's three, those of KNOWN first."""
     known = [(MORE[i % 4], DASHES[(i//4 + i) % 4]) for i in range(len(KNOWN))]
-    every = [(colour, dash) for dash in DASHES for colour in (*MORE, *COLOURS.values())]
+    colours = [*MORE, *COLOURS.values()]
+    every = [(colour, dash) for dash, colour in product(DASHES, colours)]
     papers = [(colour, "-") for colour in COLOURS.values()]
     looks = [look for look in dict.fromkeys(known + every) if look not in papers]
     return [dict(color=colour, linestyle=dash) for colour, dash in looks]
@@ -45,9 +49,10 @@ def strategy_styles(names: Iterable[str]) -> dict[str, dict]:
     styles = {s: dict(color=COLOURS[s], linestyle="-", marker=None) for s in names if s in COLOURS}
     places = {s: KNOWN.index(s) for s in names if s in KNOWN}
     styles |= {s: LOOKS[i] | dict(marker=None) for s, i in places.items()}
-    for s in names:
-        if s in styles: continue
-        places[s] = _free_place(crc32(s.encode()), set(places.values()))
+    others = [s for s in names if s not in styles]
+    for s in others:
+        taken = set(places.values())
+        places[s] = _free_place(crc32(s.encode()), taken)
         styles[s] = _look(places[s])
     return {s: styles[s] for s in names}
 
@@ -79,9 +84,10 @@ def spread(y: Sequence[float], gap: float) -> np.ndarray:
     """Positions nearest to `y` (in squares), in the same order, at least `gap` apart."""
     from sklearn.isotonic import isotonic_regression    # heavy
     order = np.argsort(y, kind="stable")
+    ascending = np.asarray(y, float)[order]
     gaps = gap*np.arange(len(order))
     out = np.empty(len(order))
-    out[order] = isotonic_regression(np.asarray(y, float)[order] - gaps) + gaps
+    out[order] = isotonic_regression(ascending - gaps) + gaps
     return out
 
 # %% ../../nbs/analysis/style.ipynb #3105b9e5
@@ -90,21 +96,27 @@ def _label_offsets(ax, ends):
     ax.figure.canvas.draw()                 # the layout settles where the axis is
     points = 72/ax.figure.dpi
     box = ax.get_window_extent()
+    right, top = box.x1*points, box.y1*points
     x, y = (ax.transData.transform(ends)*points).T
     places = spread(y, 9.6)                 # a line of 8-point text, descenders included
-    places -= max(0, places.max() - box.y1*points)
-    return np.column_stack([box.x1*points - x, places - y])
+    places -= max(0, places.max() - top)
+    return np.column_stack([right - x, places - y])
 
 # %% ../../nbs/analysis/style.ipynb #06bad156
 def _label_line(ax, line, offset, joined):
     """Write the name of a line a little right of this offset from its end; joined: by a thin line."""
-    end = line.get_xdata()[-1], line.get_ydata()[-1]
+    name = line.get_label().replace("_", " ")
     ink = [0.7*channel for channel in to_rgb(line.get_color())]
     thin = dict(arrowstyle="-", lw=0.5, color=ink, shrinkA=0, shrinkB=0, relpos=(0, 0.5))
-    ax.annotate(line.get_label().replace("_", " "), end, offset + [14 if joined else 3, 0],
-                textcoords="offset points", va="center", color=ink, annotation_clip=False,
-                arrowprops=thin if joined else None, label="_line label")
+    room = [14 if joined else 3, 0]
+    ax.annotate(name, _end(line), offset + room, textcoords="offset points", va="center", color=ink,
+                annotation_clip=False, arrowprops=thin if joined else None, label="_line label")
 
+def _end(line):
+    """The last point of a line."""
+    return line.get_xdata()[-1], line.get_ydata()[-1]
+
+# %% ../../nbs/analysis/style.ipynb #0d7b7f38
 def _line_labels(ax):
     """The labels that `label_lines` wrote."""
     return [t for t in ax.texts if t.get_label() == "_line label"]
@@ -120,11 +132,13 @@ def _end_axis_with_lines(ax):
 def label_lines(ax: Axes) -> None:
     """Name every labelled line of the axis at its right; the axis limits should be final."""
     for label in _line_labels(ax): label.remove()
-    lines = [l for l in ax.get_lines() if not l.get_label().startswith("_") and len(l.get_xdata())]
+    drawn = [line for line in ax.get_lines() if len(line.get_xdata())]
+    lines = [line for line in drawn if not line.get_label().startswith("_")]
     if not lines: return
     _end_axis_with_lines(ax)
-    offsets = _label_offsets(ax, [(l.get_xdata()[-1], l.get_ydata()[-1]) for l in lines])
-    joined = np.ptp(offsets[:, 0]) > 1 or np.abs(offsets[:, 1]).max() > 1.5     # points: the eye sees no less
+    offsets = _label_offsets(ax, [_end(line) for line in lines])
+    right, up = offsets.T
+    joined = np.ptp(right) > 1 or np.abs(up).max() > 1.5    # points: the eye sees no less
     for line, offset in zip(lines, offsets): _label_line(ax, line, offset, joined)
 
 # %% ../../nbs/analysis/style.ipynb #81c7cfdb

@@ -8,10 +8,12 @@ __all__ = ['toy_evaluators', 'need_evaluators', 'evaluator_areas', 'mean_squares
 
 # %% ../../nbs/analysis/variance.ipynb #a7169b55
 import warnings
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
-from itertools import combinations
 from scipy import stats
+
 from .curves import aulc
 from .frames import sort_rows, strategy_tables
 from .paired import paired_t
@@ -107,18 +109,22 @@ def component_estimates(
     R, m = y.shape[-2:]
     b, w = mean_squares(y)
     n1, n2 = R - 1, R*(m - 1) - 1
+    tails = (0.025, 0.975)
     low, high = (np.maximum(x/m, 0) for x in difference_limits(b, w, n1, n2))
-    within_low, within_high = (n2*w/stats.chi2.isf(tail, n2) for tail in (0.025, 0.975))
-    f_low, f_high = (stats.f.isf(tail, n1, n2) for tail in (0.025, 0.975))
-    icc_low, icc_high = (np.maximum(_intraclass(b, f*w, m), 0) for f in (f_low, f_high))
-    return dict(var_between=(b - w)/m, var_between_low=low, var_between_high=high,
-                var_within=w, var_within_low=within_low, var_within_high=within_high,
-                icc=_intraclass(b, w, m), icc_low=icc_low, icc_high=icc_high)
+    within_low, within_high = (n2*w/stats.chi2.isf(tail, n2) for tail in tails)
+    at_limits = [_intraclass(b, stats.f.isf(tail, n1, n2)*w, m) for tail in tails]
+    icc_low, icc_high = (np.maximum(icc, 0) for icc in at_limits)
+    return dict(
+        var_between=(b - w)/m, var_between_low=low, var_between_high=high,
+        var_within=w, var_within_low=within_low, var_within_high=within_high,
+        icc=_intraclass(b, w, m), icc_low=icc_low, icc_high=icc_high)
 
 def _intraclass(between, within, m):
     """Two mean squares as an intraclass correlation; NaN if both are 0."""
-    top, bottom = np.asarray(between - within), np.asarray(between + (m - 1)*within)
-    return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)[()]
+    top = np.asarray(between - within)
+    bottom = np.asarray(between + (m - 1)*within)
+    undefined = np.full(bottom.shape, np.nan)
+    return np.divide(top, bottom, out=undefined, where=bottom > 0)[()]
 
 # %% ../../nbs/analysis/variance.ipynb #6071088c
 def _check_balance(where, tables):
@@ -150,7 +156,9 @@ def evaluator_tables(
     for e, part in a.groupby("evaluator"):
         for keys, table in strategy_tables(part, value):
             by_strategy = columns.setdefault(tuple(keys.items()), {})
-            for s in table: by_strategy.setdefault(s, {})[e] = table[s].dropna()
+            for s in table:
+                by_evaluator = by_strategy.setdefault(s, {})
+                by_evaluator[e] = table[s].dropna()
     found = []
     for keys, by_strategy in columns.items():
         tables = {s: pd.DataFrame(by_evaluator) for s, by_evaluator in by_strategy.items()}
@@ -181,7 +189,8 @@ def _components_row(y):
     R, m = y.shape
     equal = np.ptp(y) <= 1e-12*np.abs(y).max()
     c = component_estimates(np.zeros_like(y) if equal else y - y[0, 0])
-    own = dict(diff=0.0, ci_low=0.0, ci_high=0.0) if equal else paired_t(y[:, 0] - y[:, 1:].mean(axis=1))
+    more_than_others = y[:, 0] - y[:, 1:].mean(axis=1)
+    own = dict(diff=0.0, ci_low=0.0, ci_high=0.0) if equal else paired_t(more_than_others)
     selector = dict(selector=own["diff"], selector_low=own["ci_low"], selector_high=own["ci_high"])
     return dict(n=R, m=m) | c | selector | dict(note=_components_note(equal, c["var_between"]))
 
@@ -208,6 +217,7 @@ def variance_components(
             raise ValueError(f"{where} has one strategy, {list(tables)}; pairs=False takes it alone")
         for names in combinations(tables, 2 if pairs else 1):
             y = _measurements(where, [tables[s] for s in names], names)
-            label = dict(zip("ab" if pairs else ["strategy"], names))
+            columns = ["a", "b"] if pairs else ["strategy"]
+            label = dict(zip(columns, names))
             rows.append(keys | label | _components_row(y))
     return pd.DataFrame(rows)

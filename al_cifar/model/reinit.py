@@ -18,7 +18,7 @@ REINITS = Register("reinit")
 def theta0(
     model: Learner,       # its weights are set in place; returned
     generators: list,     # of numpy.random.Generator, one per member
-    before: dict | None,  # state_dict of the last round's model; None in round 0
+    before: dict | None,  # state_dict of the last round's model, or None
 ) -> Learner:
     "The replication's initial weights, whatever came before. Source: paper, section 3.1."
     return draw_weights(model, *generators)

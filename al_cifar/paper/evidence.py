@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'RUN', 'Evidence', 'arm', 'whole_runs', 'default_results', 'split_arms', 'read_released', 'read_evidence',
-           'lacks', 'describe_arm', 'describe', 'NotInResults', 'require', 'fixed', 'shared_rounds', 'curves_of']
+           'lacks', 'describe_arm', 'describe', 'NotInResults', 'need_column', 'require', 'fixed', 'shared_rounds',
+           'curves_of']
 
 # %% ../../nbs/paper/evidence.ipynb #ef535f6f
 import os
@@ -14,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..analysis.frames import COLUMNS as NEEDED
 from ..analysis.curves import learning_curves
-from ..analysis.frames import check_results, strategy_order
+from ..analysis.frames import COLUMNS, check_results, strategy_order
 from ..checkout import checkout
-from ..forms.experiment import ExperimentError, readable_errors
+from ..forms.errors import ExperimentError, readable_errors
 from .printed import PAPER, RATES
 from .released import read_published
 from ..strategies.contract import PAPER_NAMES
@@ -43,11 +43,11 @@ def arm(
     runs: pd.DataFrame, protocol: str = "paper", crn: bool | str = True, learner: str = "default",
 ) -> pd.DataFrame:
     "Rows of one arm. A column that is missing counts as the paper's protocol, as crn=True, as `learner`."
-    wanted = dict(protocol=protocol, crn=crn, learner=learner)
     assumed = dict(protocol="paper", crn=True, learner=learner)
+    wanted = dict(protocol=protocol, crn=crn, learner=learner)
     for column, value in wanted.items():
-        if column in runs: runs = runs[runs[column] == value]
-        elif value != assumed[column]: runs = runs.iloc[:0]
+        found = runs.get(column, assumed[column])
+        runs = runs[pd.Series(found == value, runs.index)]
     return runs
 
 # %% ../../nbs/paper/evidence.ipynb #544e5875
@@ -63,10 +63,11 @@ def whole_runs(
 ) -> tuple[pd.DataFrame, list[str]]:
     "Rows of the finished runs of each strategy that has two, with this package's names; what was left out."
     if not len(runs): return runs, []
-    runs = check_results(runs.assign(strategy=runs.strategy.replace(PAPER_NAMES)))
-    rounds = runs.groupby(RUN).n_labels.transform("size")
-    runs, unfinished = _keep(runs, rounds == runs.n_labels.nunique())
-    replications = runs.groupby(RUN[:2]).replication.transform("nunique")
+    ours = runs["strategy"].replace(PAPER_NAMES)
+    runs = check_results(runs.assign(strategy=ours))
+    rounds = runs.groupby(RUN)["n_labels"].transform("size")
+    runs, unfinished = _keep(runs, rounds == runs["n_labels"].nunique())
+    replications = runs.groupby(RUN[:2])["replication"].transform("nunique")
     runs, single = _keep(runs, replications >= 2)
     notes = []
     if unfinished: notes.append(f"{name}: {unfinished} unfinished runs are left out")
@@ -80,20 +81,24 @@ def default_results() -> Path:
 
 def _read_runs(path):
     "Rounds of a table, of run files or of a bundle, in which arms and learners may differ."
-    if is_table(path): return read_table(path, NEEDED, mix=("protocol", "learner"))
+    if is_table(path): return read_table(path, COLUMNS, mix=("protocol", "learner"))
     return tidy_rounds(path, mix=("protocol", "learner"))
 
 # %% ../../nbs/paper/evidence.ipynb #595e90f7
 def split_arms(runs: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
     "The whole runs of the first three `ARMS` (of several learners: the default one), and what was left out."
-    learner = runs.learner.iloc[0] if runs.learner.nunique() == 1 else "default"
-    parts = dict(main=arm(runs, learner=learner), control=arm(runs, crn=False, learner=learner),
-                 released_protocol=arm(runs, protocol="released", learner=learner))
+    learners = runs["learner"].unique()
+    learner = learners[0] if len(learners) == 1 else "default"
+    parts = dict(
+        main=arm(runs, learner=learner),
+        control=arm(runs, crn=False, learner=learner),
+        released_protocol=arm(runs, protocol="released", learner=learner))
     frames, notes = {}, []
     for name, part in parts.items():
-        frames[name], said = whole_runs(part, ARMS[name])
-        notes += said
-    rest = runs.drop(pd.concat(parts.values()).index)
+        frames[name], left_out = whole_runs(part, ARMS[name])
+        notes += left_out
+    taken = pd.concat(parts.values()).index
+    rest = runs.drop(taken)
     if len(rest): notes.append(f"{len(rest)} rows are of other arms and left out")
     return frames, notes
 
@@ -104,7 +109,7 @@ def read_released(
     "The paper's runs and their learning curves; a folder of summaries has no runs, and None has neither."
     if path is None: return None, None
     if Path(path).is_dir(): return None, read_published(path).curves
-    runs, _ = whole_runs(read_table(path, NEEDED), ARMS["released_runs"])
+    runs, _ = whole_runs(read_table(path, COLUMNS), ARMS["released_runs"])
     return runs, learning_curves(runs, "normal")    # the paper's interval
 
 # %% ../../nbs/paper/evidence.ipynb #5acae32d
@@ -115,7 +120,8 @@ def read_evidence(
 
     None for the latter: what the environment variable AL_CIFAR_PUBLISHED names, if anything.
     Raises `ExperimentError`."""
-    if unknown := sorted(set(given) - {"results", "published_csv"}):
+    unknown = sorted(set(given) - {"results", "published_csv"})
+    if unknown:
         raise ExperimentError(f"unknown parameter {unknown[0]!r}; there are: results, published_csv")
     path = given.get("results") or default_results()
     theirs = given.get("published_csv") or os.environ.get("AL_CIFAR_PUBLISHED")
@@ -127,32 +133,38 @@ def read_evidence(
 # %% ../../nbs/paper/evidence.ipynb #d47904ef
 def lacks(runs: pd.DataFrame, condition: str, strategies: tuple = PAPER, replications: int = 2) -> str | None:
     "What a condition lacks, in words; None if it has `replications` of each of `strategies`."
-    n = runs[runs.condition == condition].groupby("strategy").replication.nunique()
-    if not len(n): return f"no condition {condition}"
+    here = runs[runs["condition"] == condition]
+    if not len(here): return f"no condition {condition}"
+    n = here.groupby("strategy")["replication"].nunique()
     few = [s for s in strategies if n.get(s, 0) < replications]
-    return f"condition {condition} lacks {replications} replications of {', '.join(few)}" if few else None
+    if few: return f"condition {condition} lacks {replications} replications of {', '.join(few)}"
 
 # %% ../../nbs/paper/evidence.ipynb #c5c30905
 def describe_arm(runs: pd.DataFrame | None, name: str) -> list[str]:
     "What is in one arm, and what its conditions lack: a list of lines."
     if runs is None: return [f"{name}: not given"]
     if not len(runs): return [f"{name}: not in these results"]
-    n = runs.groupby(RUN[:2]).replication.nunique()
+    n, labels = runs.groupby(RUN[:2])["replication"].nunique(), runs["n_labels"]
     replications = n.max() if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    learners = sorted(set(runs.get("learner", [])) - {"default"})
-    data = f" on {', '.join(sorted(set(runs.dataset)))}" if "dataset" in runs else ""
-    if learners: data += f", learner {', '.join(learners)}"
-    conditions, strategies = runs.condition.unique(), strategy_order(runs.strategy)
-    line = (f"{name}: {n.sum()} runs{data}, conditions {', '.join(conditions)}, "
+    conditions, strategies = runs["condition"].unique(), strategy_order(runs["strategy"])
+    what = (f"{name}: {n.sum()} runs{_of_what(runs)}, conditions {', '.join(conditions)}, "
             f"strategies {', '.join(strategies)}, {replications} replications, "
-            f"{runs.n_labels.min()} to {runs.n_labels.max()} labels")
-    gaps = [gap for c in conditions if (gap := lacks(runs, c))]
-    return [line, *(f"{name}: {gap}, and is left out of what needs them" for gap in gaps)]
+            f"{labels.min()} to {labels.max()} labels")
+    gaps = [lacks(runs, condition) for condition in conditions]
+    return [what, *(f"{name}: {gap}, and is left out of what needs them" for gap in gaps if gap)]
+
+def _of_what(runs):
+    "Data sets and learners of these runs in words, if known and not the default."
+    datasets = sorted(set(runs.get("dataset", [])))
+    learners = sorted(set(runs.get("learner", [])) - {"default"})
+    text = f" on {', '.join(datasets)}" if datasets else ""
+    return text + (f", learner {', '.join(learners)}" if learners else "")
 
 # %% ../../nbs/paper/evidence.ipynb #a472f3ee
 def describe(evidence: Evidence) -> str:
     "What is in the evidence, in a few lines."
-    lines = sum((describe_arm(getattr(evidence, key), name) for key, name in ARMS.items()), [])
+    lines = []
+    for key, name in ARMS.items(): lines += describe_arm(getattr(evidence, key), name)
     curves_only = evidence.released_runs is None and evidence.released_curves is not None
     if curves_only: lines[-1] = f"{ARMS['released_runs']}: curves only"
     return "\n".join([*lines, *evidence.notes])
@@ -164,11 +176,17 @@ class NotInResults(LookupError):
 # %% ../../nbs/paper/evidence.ipynb #e0f51060
 def _at_labels(runs, n_labels):
     "Rows at these numbers of labels."
-    wanted = np.atleast_1d(n_labels).tolist()
-    gone = sorted(set(wanted) - set(runs.n_labels))
-    if gone: raise NotInResults(f"no runs at {', '.join(map(str, gone))} labels")
-    return runs[runs.n_labels.isin(wanted)]
+    wanted, there = np.atleast_1d(n_labels).tolist(), runs["n_labels"]
+    missing = sorted(set(wanted) - set(there))
+    if missing: raise NotInResults(f"no runs at {', '.join(map(str, missing))} labels")
+    return runs[there.isin(wanted)]
 
+def need_column(runs: pd.DataFrame, column: str) -> None:
+    "Raise `NotInResults` unless the runs have a value of this column in every row."
+    there = column in runs and runs[column].notna().all()
+    if not there: raise NotInResults(f"no column {column}")
+
+# %% ../../nbs/paper/evidence.ipynb #d3554344
 def require(
     runs: pd.DataFrame,
     *conditions: str,                    # none: all those that have the strategies
@@ -179,28 +197,28 @@ def require(
 ) -> pd.DataFrame:
     "Rows of these conditions, strategies and numbers of labels. Raises `NotInResults` if some are missing."
     if not len(runs): raise NotInResults("no runs of this arm")
-    if column and (column not in runs or runs[column].isna().any()): raise NotInResults(f"no column {column}")
+    if column: need_column(runs, column)
     if n_labels is not None: runs = _at_labels(runs, n_labels)
-    wanted = conditions or runs.condition.unique()
-    missing = {c: text for c in wanted if (text := lacks(runs, c, strategies, replications))}
-    nothing_left = len(missing) == len(wanted)
-    if missing and (conditions or nothing_left): raise NotInResults("; ".join(missing.values()))
-    there = [c for c in wanted if c not in missing]
-    return runs[runs.strategy.isin(strategies) & runs.condition.isin(there)]
+    wanted = conditions or runs["condition"].unique()
+    gaps = {c: lacks(runs, c, strategies, replications) for c in wanted}
+    whole = [c for c, gap in gaps.items() if not gap]
+    enough = len(whole) == len(wanted) if conditions else len(whole)
+    if not enough: raise NotInResults("; ".join(gap for gap in gaps.values() if gap))
+    return runs[runs["strategy"].isin(strategies) & runs["condition"].isin(whole)]
 
 # %% ../../nbs/paper/evidence.ipynb #fc27938a
 def fixed(runs: pd.DataFrame) -> pd.DataFrame:
     "Rows of the fixed error rates of the paper; raises `NotInResults` if there are none."
-    rows = runs[runs.condition.isin(RATES)]
+    rows = runs[runs["condition"].isin(RATES)]
     if not len(rows): raise NotInResults(f"no condition of {', '.join(RATES)}")
     return rows
 
 # %% ../../nbs/paper/evidence.ipynb #0bc1ff86
 def shared_rounds(*arms: pd.DataFrame) -> list[pd.DataFrame]:
     "The rows of each of `arms` at the numbers of labels that all have; empty arms stay and do not count."
-    rounds = [set(runs.n_labels) for runs in arms if len(runs)]
+    rounds = [set(runs["n_labels"]) for runs in arms if len(runs)]
     shared = set.intersection(*rounds) if rounds else set()
-    return [runs[runs.n_labels.isin(shared)] if len(runs) else runs for runs in arms]
+    return [runs[runs["n_labels"].isin(shared)] for runs in arms]
 
 # %% ../../nbs/paper/evidence.ipynb #920e2f53
 def curves_of(runs: pd.DataFrame) -> pd.DataFrame:

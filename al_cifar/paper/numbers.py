@@ -21,23 +21,26 @@ def limit(
     n_theirs: float = np.inf,  # likewise; infinite for a number without error
 ) -> float:
     "More standard errors apart than this are too many."
-    df = n_ours - 1
-    if np.isfinite(n_theirs): df += n_theirs - 1
+    both = np.isfinite(n_theirs)
+    df = n_ours - 1 + (n_theirs - 1 if both else 0)
     return float(stats.t.isf(0.025/numbers, df))
 
 # %% ../../nbs/paper/numbers.ipynb #44f83a19
 def standard_errors(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Series:
     "Differences of two frames of `value, se` in standard errors, by name; 0 if nothing differs."
-    d = ours.value - theirs.value
-    se = np.hypot(ours.se, theirs.se)
-    z = d/se.where(se > 0, 1)
-    return z.where((se > 0) | (d == 0), np.sign(d)*np.inf)
+    d = ours["value"] - theirs["value"]
+    se = np.hypot(ours["se"], theirs["se"])
+    has_error = se > 0
+    z = d/se.where(has_error, 1)
+    without = np.sign(d)*np.inf     # NaN if nothing differs
+    return z.where(has_error | (d == 0), without)
 
 # %% ../../nbs/paper/numbers.ipynb #015095ae
 def means(rows: pd.DataFrame, column: str = "accuracy", scale: float = 1.0) -> pd.DataFrame:
     "Mean of `column` over replications for each strategy, times `scale`: a frame of `value, se, n`."
     groups = rows.groupby("strategy")[column]
-    out = pd.DataFrame(dict(value=scale*groups.mean(), se=scale*groups.sem(), n=groups.size()))
+    value, se = scale*groups.mean(), scale*groups.sem()
+    out = pd.DataFrame(dict(value=value, se=se, n=groups.size()))
     return out.loc[strategy_order(out.index)]
 
 # %% ../../nbs/paper/numbers.ipynb #5611a4ea
@@ -45,9 +48,10 @@ def gaps(
     areas: pd.DataFrame,  # of one condition, from aulc
 ) -> pd.DataFrame:
     "Mean paired difference from random's area for each other strategy: a frame of `value, se, n`."
-    p = paired_differences(areas).set_index("strategy")
-    half = p.ci_high - p["diff"]
-    return pd.DataFrame(dict(value=p["diff"], se=half/interval_factor(p.n, "t"), n=p.n))
+    t = paired_differences(areas).set_index("strategy")
+    diff, n = t["diff"], t["n"]
+    half = t["ci_high"] - diff
+    return pd.DataFrame(dict(value=diff, se=half/interval_factor(n), n=n))
 
 # %% ../../nbs/paper/numbers.ipynb #a7d18590
 def effect_error(
@@ -56,9 +60,10 @@ def effect_error(
 ) -> float:
     "Standard error of `d` for paired values (Bonett 2008)."
     cov, df = pairs.cov().to_numpy(), len(pairs) - 1
-    both = np.trace(cov)/2
-    of_spread = d**2*(cov**2).sum()/(8*df*both**2)
-    of_means = (2*both - 2*cov[0, 1])/(df*both)
+    variance, covariance = np.trace(cov)/2, cov[0, 1]
+    squares = (cov**2).sum()
+    of_spread = d**2*squares/(8*df*variance**2)
+    of_means = (2*variance - 2*covariance)/(df*variance)
     return np.sqrt(of_spread + of_means)
 
 # %% ../../nbs/paper/numbers.ipynb #5ce6218d
@@ -69,10 +74,11 @@ def effects(
     table = areas.pivot(index="replication", columns="strategy", values="aulc")
     rows = {}
     for row in cohens_d(areas).itertuples():
-        pairs = table[[row.a, row.b]].dropna()
-        se, n = effect_error(row.d, pairs), len(pairs)
-        rows[f"{row.a} - {row.b}"] = row.d, se, n
-        rows[f"{row.b} - {row.a}"] = -row.d, se, n
+        a, b, d = row.a, row.b, row.d
+        pairs = table[[a, b]].dropna()
+        se, n = effect_error(d, pairs), len(pairs)
+        rows[f"{a} - {b}"] = d, se, n
+        rows[f"{b} - {a}"] = -d, se, n
     return pd.DataFrame(rows, index=["value", "se", "n"]).T
 
 # %% ../../nbs/paper/numbers.ipynb #ab80aa12
@@ -82,8 +88,9 @@ def of_test(
     name: str = "diff",  # column of the difference
 ) -> tuple:
     "The `(value, se, n)` of a t test's difference, times `scale`."
-    se = scale*abs(row[name]/row.t) if row.t else 0.0
-    return scale*row[name], se, row.get("n")
+    diff, t = row[name], row["t"]
+    se = scale*abs(diff/t) if t else 0.0
+    return scale*diff, se, row.get("n")
 
 # %% ../../nbs/paper/numbers.ipynb #df9e9090
 def p_text(p: float) -> str:
@@ -101,11 +108,12 @@ def furthest(
 ) -> pd.DataFrame:            # condition, strategy, n_labels, points (percentage points), SE, limit
     "Where each curve is furthest from the published one: the difference, in standard errors, and the limit."
     t = curves.merge(published, on=KEYS, suffixes=("", "_published"))
-    se = 100*np.sqrt(t.sd**2/t.n + t.sd_published**2/t.n_published)
-    t["points"] = 100*(t["mean"] - t.mean_published)
-    t["SE"] = t.points/se
-    curve = t.groupby(KEYS[:2], sort=False)
-    rounds = curve.n_labels.transform("size")
-    t["limit"] = [limit(*numbers) for numbers in zip(rounds, t.n, t.n_published)]
-    rows = curve.SE.apply(lambda z: z.abs().idxmax())
+    ours, theirs = t["sd"]**2/t["n"], t["sd_published"]**2/t["n_published"]
+    t["points"] = 100*(t["mean"] - t["mean_published"])
+    t["SE"] = t["points"]/(100*np.sqrt(ours + theirs))
+    by_curve = t.groupby(KEYS[:2], sort=False)
+    rounds = by_curve["SE"].transform("size")
+    numbers = zip(rounds, t["n"], t["n_published"])
+    t["limit"] = [limit(*of_round) for of_round in numbers]
+    rows = by_curve["SE"].apply(lambda z: z.abs().idxmax())
     return t.loc[rows, [*KEYS, "points", "SE", "limit"]].reset_index(drop=True)
