@@ -82,7 +82,8 @@ def top_k(
     priority: np.ndarray,  # (n,) distinct ranks
     k: int,
 ) -> np.ndarray:           # (k,) positions
-    "Positions of the `k` largest `scores`, largest first, ties by lowest `priority`."
+    "Positions of the `k` largest `scores`, largest first, ties by lowest `priority`; NaN is a `ValueError`."
+    if np.isnan(scores).any(): raise ValueError("scores must be numbers, got NaN")
     return np.lexsort((priority, -scores))[:k]
 
 # %% ../../nbs/strategies/contract.ipynb #77403baf
