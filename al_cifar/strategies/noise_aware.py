@@ -10,7 +10,7 @@ import numpy as np
 
 from .contract import register
 from .coverage import most_covering
-from .points import finite, unit
+from .points import unit
 from .view import PoolView
 
 # %% ../../nbs/strategies/noise_aware.ipynb #05965e72
@@ -48,6 +48,5 @@ def npc(
     candidates: int = 5000,  # how many images may be picked; 0: all
 ) -> np.ndarray:
     "ProbCover by the labels that look clean. Source: Shafir et al. (2025), NPC with cross-validation."
-    known = finite("labelled embeddings", view.labelled_embeddings)
-    trusted = looks_clean(known, view.labels_so_far, ridge)
+    trusted = looks_clean(view.labelled_embeddings, view.labels_so_far, ridge)
     return most_covering(view, k, "ball", delta, candidates, on_sphere=True, trusted=trusted)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .contract import register, top_k
 from .diversity import nearest_distinct
-from .points import doubts, finite
+from .points import doubts
 from .view import PoolView
 
 # %% ../../nbs/strategies/weighted.ipynb #e3d4bdaa
@@ -47,5 +47,5 @@ def weighted_kmeans(
     "One image of each of `k` weighted clusters of those in doubt. Source: Zhdanov (2019), section 3."
     u = doubts(view.probs, "margin")
     doubtful = top_k(u, view.priority, int(min(np.ceil(beta*k), view.n)))
-    points = finite("embeddings", view.embeddings[doubtful]).astype(np.float64)
+    points = view.embeddings[doubtful].astype(np.float64)
     return doubtful[nearest_distinct(points, weighted_centroids(points, u[doubtful], k, g))]
