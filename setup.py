@@ -9,8 +9,8 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-needs = {key: shlex.split(cfg[key]) for key in ("requirements", "notebooks_requirements", "dask_requirements",
-                                                   "dev_requirements")}
+extras = ("notebooks", "dask", "skactiveml")  # for users; `dev` has them all, and what tests and docs need
+needs = {extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in (*extras, "dev")}
 
 setup(
     name=cfg["lib_name"],
@@ -29,9 +29,8 @@ setup(
                  "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    install_requires=needs["requirements"],
-    extras_require={"notebooks": needs["notebooks_requirements"], "dask": needs["dask_requirements"],
-                    "dev": needs["notebooks_requirements"] + needs["dask_requirements"] + needs["dev_requirements"]},
+    install_requires=shlex.split(cfg["requirements"]),
+    extras_require=needs | {"dev": [one for extra in (*extras, "dev") for one in needs[extra]]},
     entry_points={
         "nbdev": [f"{cfg['lib_path']}=al_cifar._modidx:d"],
         "console_scripts": ["al_cifar_study=al_cifar.forms.command:main"],

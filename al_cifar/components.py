@@ -82,13 +82,20 @@ class Component(NamedTuple):
         arguments = inspect.signature(self.make).parameters.values()
         return {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
 
+    @property
+    def open(self) -> bool:
+        "Whether it takes other keywords, too, and judges them by itself (`**` in its signature)."
+        arguments = inspect.signature(self.make).parameters.values()
+        return any(a.kind is a.VAR_KEYWORD for a in arguments)
+
     def fill(self, given: dict) -> dict:
         "The values of all parameters, some of them `given`. Raises `ValueError`."
         known = self.parameters
-        for name in given:
-            if name not in known: raise ValueError(f"{self.name} has no parameter {name!r}; there is {self}")
+        more = {name: REQUIRED for name in sorted(given) if name not in known}
+        if more and not self.open:
+            raise ValueError(f"{self.name} has no parameter {next(iter(more))!r}; there is {self}")
         values = {}
-        for name, default in known.items():
+        for name, default in (known | more).items():
             value = given.get(name, default)
             if value is REQUIRED: raise ValueError(f"{self.name} needs {name!r}; there is {self}")
             values[name] = fit_value(f"{name} of {self.name}", value, default)
@@ -189,7 +196,7 @@ class Register(Mapping):
         "The canonical text: parameters as in the signature, defaults left out. Raises `ValueError`."
         component, values = self.find(text)
         defaults = component.parameters
-        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults[k])}  # (1.0,) is not (1,)
+        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults.get(k, REQUIRED))}
         return call_text(component.name, unlike)
 
     def make(self, text: str) -> Callable:

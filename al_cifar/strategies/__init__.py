@@ -7,8 +7,8 @@ __all__ = ['NEEDS', 'PAPER_NAMES', 'QUANTITIES', 'SCORES', 'STRATEGIES', 'PoolVi
            'check_strategy', 'committee', 'coreset', 'dpp', 'egl', 'entropy', 'epsilon_greedy', 'facility_location',
            'grand', 'kmeans', 'least_confidence', 'margin', 'maxherding', 'mean_std', 'mixture', 'nearest_distinct',
            'nearest_members', 'needs_of', 'npc', 'power', 'probcover', 'quantity', 'random', 'rank', 'register',
-           'scored', 'select', 'softmax', 'sources_of', 'stacked_of', 'top_k', 'toy_view', 'typiclust', 'uherding',
-           'variation_ratios', 'view_of', 'weighted_kmeans']
+           'scored', 'select', 'skactiveml', 'softmax', 'sources_of', 'stacked_of', 'top_k', 'toy_view', 'typiclust',
+           'uherding', 'variation_ratios', 'view_of', 'weighted_kmeans']
 
 # %% ../../nbs/02_strategies.ipynb #39e26d7d
 from .contract import (
@@ -25,6 +25,7 @@ from .weighted import weighted_kmeans
 from .typicality import typiclust
 from .dpp import dpp
 from .noise_aware import npc
+from .skactiveml import skactiveml
 from .mixtures import budget_switch, epsilon_greedy, mixture, view_of
 from .view import NEEDS, QUANTITIES, PoolView, quantity, toy_view
 
@@ -34,6 +35,6 @@ _all_ = [
     "budget_switch", "cal", "check_strategy", "committee", "coreset", "dpp", "egl", "entropy",
     "epsilon_greedy", "facility_location", "grand", "kmeans", "least_confidence", "margin", "maxherding",
     "mean_std", "mixture", "nearest_distinct", "nearest_members", "needs_of", "npc", "power",
-    "probcover", "quantity", "random", "rank", "register", "scored", "select", "softmax", "sources_of",
-    "stacked_of", "top_k", "toy_view", "typiclust", "uherding", "variation_ratios", "view_of",
+    "probcover", "quantity", "random", "rank", "register", "scored", "select", "skactiveml", "softmax",
+    "sources_of", "stacked_of", "top_k", "toy_view", "typiclust", "uherding", "variation_ratios", "view_of",
     "weighted_kmeans"]

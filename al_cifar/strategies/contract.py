@@ -31,7 +31,7 @@ def check_needs(needs: tuple) -> tuple:
 def check_signature(strategy: Callable) -> None:
     "A `ValueError` unless `strategy` takes (view, k, g), and keyword-only parameters."
     form = inspect.signature(strategy)
-    given = [a for a in form.parameters.values() if a.kind is not a.KEYWORD_ONLY]
+    given = [a for a in form.parameters.values() if a.kind not in (a.KEYWORD_ONLY, a.VAR_KEYWORD)]
     plain = all(a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in given)
     if len(given) != 3 or not plain:
         raise ValueError(f"a strategy must take (view, k, g) and keyword-only parameters, got {form}")

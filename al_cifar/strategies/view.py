@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'NEEDS', 'read_only', 'finite', 'PoolView', 'Quantity', 'quantity', 'logits', 'embeddings', 'probs',
-           'labelled_probs', 'labelled_embeddings', 'mc_probs', 'committee_probs', 'images', 'gumbel', 'candidates',
-           'toy_view']
+           'labelled_probs', 'labelled_embeddings', 'mc_probs', 'committee_probs', 'images', 'last_layer', 'gumbel',
+           'candidates', 'toy_view']
 
 # %% ../../nbs/strategies/view.ipynb #fcd0bc49
 from collections.abc import Callable, Sequence
@@ -161,6 +161,12 @@ def committee_probs(view: PoolView) -> np.ndarray:
 def images(view: PoolView) -> torch.Tensor:
     "Images of the pool."
     return view.ask("images")
+
+# %% ../../nbs/strategies/view.ipynb #41aee1e8
+@quantity("function of (m, d) that gives (m, C)", "classify", method=True)
+def last_layer(view: PoolView) -> Callable:
+    "The model's last layer: from embeddings to logits."
+    return lambda h: view.ask("classify", h)
 
 # %% ../../nbs/strategies/view.ipynb #24d772ae
 @quantity("(n,) float64", "gumbel")
