@@ -19,9 +19,9 @@ def printed(notebook):
     return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
 
 
-def command(out, **parameters):
+def command(out, page=PAGE, **parameters):
     text = "\n".join(f"{k}: {v}" for k, v in parameters.items())
-    return subprocess.run([PAPERMILL, PAGE, out/"out.ipynb", "-y", text], stdin=subprocess.DEVNULL, capture_output=True,
+    return subprocess.run([PAPERMILL, page, out/"out.ipynb", "-y", text], stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, cwd=out, timeout=900)
 
 
@@ -74,3 +74,11 @@ def test_stored_page_has_its_own_defaults():
 def test_labels_that_do_not_span_a_run(tmp_path):
     done = command(tmp_path, dataset="digits", labels=[100, 500])
     assert done.returncode != 0 and "labels must reach from 50 or less to 500 or more, got [100, 500]" in done.stderr
+
+
+@pytest.mark.slow
+def test_strategies_have_their_costs(tmp_path):
+    done = command(tmp_path, page=ROOT/"nbs/benchmark_strategies.ipynb", dataset="digits", labels=200, batches=[10, 100])
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = printed(nbformat.read(tmp_path/"out.ipynb", 4))[-1].strip().splitlines()
+    assert len(lines) == 16 and all(re.fullmatch(r".+: .*\d.*; (?:not )?reached", line) for line in lines), lines

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'GIVEN', 'MODELS', 'OURS', 'library', 'wants', 'usable', 'strategy_class', 'check_skactiveml',
-           'last_layer_classifier', 'skactiveml']
+           'last_layer_classifier', 'ask_library', 'skactiveml']
 
 # %% ../../nbs/strategies/skactiveml.ipynb #05b5e42e
 import inspect
@@ -85,6 +85,27 @@ def last_layer_classifier(
     return LastLayer(classes=range(view.n_classes), random_state=seed).fit(X, y)
 
 # %% ../../nbs/strategies/skactiveml.ipynb #0e6b55e7
+def ask_library(
+    strategy: type,    # a class of the library
+    view: PoolView,
+    k: int,
+    seed: int,
+    parameters: dict,  # of the class
+) -> np.ndarray:       # (k,) positions
+    "Positions in the pool that a strategy of the library picks."
+    order = view.priority.argsort()
+    known, pool = view.labelled_embeddings, view.embeddings[order]
+    X = np.concatenate([known, pool]).astype(np.float64)
+    y = np.concatenate([view.labels_so_far, np.full(len(pool), np.nan)])
+    takes, model = inspect.signature(strategy.__init__).parameters, {}
+    if "classes" in takes: parameters = parameters | {"classes": list(range(view.n_classes))}
+    if "cluster_algo_dict" in takes:  # unseeded otherwise
+        parameters = parameters | {"cluster_algo_dict": {"random_state": seed}}
+    for what in wants(strategy): model |= {what: last_layer_classifier(view, X, y, seed), f"fit_{what}": False}
+    picks = strategy(random_state=seed, **parameters).query(X, y, batch_size=k, **model)
+    return order[np.asarray(picks) - len(known)]
+
+# %% ../../nbs/strategies/skactiveml.ipynb #5c1a77aa
 def _needs(name, **parameters):
     known = "embeddings", "labelled_embeddings"
     return (*known, "last_layer") if wants(strategy_class(name)) else known
@@ -94,21 +115,10 @@ def skactiveml(
     view: PoolView,
     k: int,
     g: np.random.Generator,
-    /,              # a parameter of the class may be called k
+    /,              # one of the parameters may be called k
     *,
     name: str,      # of the class, such as CoreSet
     **parameters,   # of the class
 ) -> np.ndarray:
     "What a strategy of scikit-activeml picks. Cost and memory are the library's; see `candidates` of Config."
-    strategy, order = strategy_class(name), view.priority.argsort()
-    known, pool = view.labelled_embeddings, view.embeddings[order]
-    X = np.concatenate([known, pool]).astype(np.float64)
-    y = np.concatenate([view.labels_so_far, np.full(len(pool), np.nan)])
-    takes = inspect.signature(strategy.__init__).parameters
-    if "classes" in takes: parameters["classes"] = list(range(view.n_classes))
-    seed = int(g.integers(2**31))
-    if "cluster_algo_dict" in takes: parameters["cluster_algo_dict"] = {"random_state": seed}  # unseeded otherwise
-    seeded = strategy(random_state=seed, **parameters)
-    model = {}
-    for what in wants(strategy): model |= {what: last_layer_classifier(view, X, y, seed), f"fit_{what}": False}
-    return order[np.asarray(seeded.query(X, y, batch_size=k, **model)) - len(known)]
+    return ask_library(strategy_class(name), view, k, int(g.integers(2**31)), parameters)
