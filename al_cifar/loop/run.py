@@ -109,6 +109,8 @@ def advance(
         raise ValueError(f"record of round {record['round']} with {record['n_labels']} labels does not fit: "
                          f"expected round {run.round} with {n}")
     queried = np.array(record["queried"], dtype=np.int64)
+    if len(np.unique(queried)) != run.wanted or len(queried) != run.wanted:
+        raise ValueError(f"the record of round {run.round} must ask about {run.wanted} different images")
     again = (run.labels[queried] >= 0).any()
     if again or not np.array_equal(run.answers(queried), record["answers"]):
         raise ValueError(f"the record of round {run.round} belongs to another run: queries or answers differ")

@@ -14,7 +14,8 @@ from .estimate import estimate, images_of, seconds_per_image
 from .progress import status
 from .results import load_results
 from .running import StudyError, failure_text, go_on, grid, halt, run_study, so_far
-from .runs import finished, header, read_run, run_id
+from .records import finished, read_run
+from .runs import header, run_id
 from .workers import available_cores, process_pool
 
 # %% ../../nbs/06_study.ipynb #b7555d0f

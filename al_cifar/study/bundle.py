@@ -15,7 +15,7 @@ from .. import __version__
 from .collect import MIXING, Place, bundled, longer, run_texts
 from .durable import side_file, write_whole
 from .results import load_results
-from .runs import parse_run, whole_lines
+from .records import parse_run, whole_lines
 from .tidy import rows_of
 
 # %% ../../nbs/study/bundle.ipynb #d4c9150a

@@ -26,7 +26,7 @@ from ..model.learner import MODELS
 from .dispatch import run_here
 from .durable import failed_file, open_run
 from .progress import Watch
-from .runs import finished
+from .records import finished
 
 # %% ../../nbs/study/cohort.ipynb #5e75fe02
 MAY_DIFFER = fields_with(Config, "strategy", "annotator", "world")

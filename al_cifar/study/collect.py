@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from .runs import NOT_THE_RUN, parse_run, sources_in, whole_config, whole_lines
+from .records import parse_run, whole_lines
+from .runs import NOT_THE_RUN, sources_in, whole_config
 from .tidy import RESULT_COLUMNS, learner_of, rows_of
 
 # %% ../../nbs/study/collect.ipynb #b3b0df8c

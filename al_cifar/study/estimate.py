@@ -23,7 +23,8 @@ from ..model.stopping import STOPPING
 from ..model.training import Epoch, threads, train
 from ..strategies.contract import sources_of
 from .cohort import members_that_fit
-from .runs import finished, run_id
+from .records import finished
+from .runs import run_id
 
 # %% ../../nbs/study/estimate.ipynb #b28eb272
 def passes_over_pool(config: Config) -> int:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..loop.config import Config
 from .durable import being_written, failed_file, side_file, write_whole
-from .runs import parse_run, rounds_in, whole_lines
+from .records import parse_run, rounds_in, whole_lines
 
 # %% ../../nbs/study/progress.ipynb #03db1c4c
 class Pace:
