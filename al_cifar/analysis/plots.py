@@ -7,6 +7,8 @@ __all__ = ['plot_learning_curves', 'plot_difference_curves', 'plot_areas', 'plot
            'plot_critical_difference', 'plot_penalty_matrix']
 
 # %% ../../nbs/analysis/plots.ipynb #c01cb523
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,18 +23,19 @@ from .style import (
 
 # %% ../../nbs/analysis/plots.ipynb #60f9a938
 def _draw_curves(ax, curves, column, styles):
-    """Draw `100 * column` with its band for each strategy of one condition."""
+    "Draw `100 * column` with its band for each strategy of one condition."
     for s in strategy_order(curves["strategy"]):
-        c = curves[curves["strategy"] == s].sort_values("n_labels")
-        alone = dict(marker="o") if len(c) == 1 else {}
-        style = styles[s] | alone
-        ax.plot(c["n_labels"], 100*c[column], label=s, ms=3, **style)
-        low, high = 100*c["ci_low"], 100*c["ci_high"]
-        ax.fill_between(c["n_labels"], low, high, color=style["color"], alpha=0.15, lw=0)
+        curve = curves[curves["strategy"] == s].sort_values("n_labels")
+        style = styles[s]
+        if len(curve) == 1: style = style | dict(marker="o")    # a line of one point would not show
+        n = curve["n_labels"]
+        low, high = 100*curve["ci_low"], 100*curve["ci_high"]
+        ax.plot(n, 100*curve[column], label=s, ms=3, **style)
+        ax.fill_between(n, low, high, color=style["color"], alpha=0.15, lw=0)
 
 # %% ../../nbs/analysis/plots.ipynb #cedb0931
 def _height(lines):
-    """Height of a panel in which this many lines have names, inches."""
+    "Height of a panel in which this many lines have names, inches."
     return max(2.5, 0.6 + 0.14*lines)
 
 # %% ../../nbs/analysis/plots.ipynb #9127e491
@@ -49,7 +52,8 @@ def plot_learning_curves(
     conditions = condition_order(curves["condition"])
     titles = panel_titles(conditions, dataset or dataset_of(df))
     if ax is None:
-        with panels(titles, height=_height(curves["strategy"].nunique())) as (fig, axes):
+        height = _height(curves["strategy"].nunique())
+        with panels(titles, height=height) as (fig, axes):
             _draw_learning_curves(axes, conditions, curves)
         return fig
     if len(conditions) > 1: raise ValueError(f"ax is one axis, the frame has the conditions {conditions}")
@@ -57,10 +61,11 @@ def plot_learning_curves(
     return ax.figure
 
 def _draw_learning_curves(axes, conditions, curves):
-    """Draw the curves of each condition on its axis."""
+    "Draw the curves of each condition on its axis."
     styles = strategy_styles(curves["strategy"])
     for ax, condition in zip(axes, conditions):
-        _draw_curves(ax, curves[curves["condition"] == condition], "mean", styles)
+        here = curves[curves["condition"] == condition]
+        _draw_curves(ax, here, "mean", styles)
         ax.set(xlabel="number of labels", ylabel="test accuracy (%)")
     for ax in axes: label_lines(ax)
 
@@ -70,12 +75,16 @@ def plot_difference_curves(
     baseline: str = "random",
     dataset: str | None = None,     # for the title
 ) -> Figure:
-    """Figure of the differences in test accuracy, in percentage points, with bands; a panel per condition."""
-    conditions, styles = condition_order(bands["condition"]), strategy_styles(bands["strategy"])
-    with panels(panel_titles(conditions, dataset), height=_height(len(styles))) as (fig, axes):
+    "Figure of the differences in test accuracy, in percentage points, with bands; a panel per condition."
+    conditions = condition_order(bands["condition"])
+    titles = panel_titles(conditions, dataset)
+    styles = strategy_styles(bands["strategy"])
+    color = strategy_style(baseline)["color"]
+    with panels(titles, height=_height(len(styles))) as (fig, axes):
         for ax, condition in zip(axes, conditions):
-            ax.axhline(0, color=strategy_style(baseline)["color"], lw=0.8)
-            _draw_curves(ax, bands[bands["condition"] == condition], "diff", styles)
+            here = bands[bands["condition"] == condition]
+            ax.axhline(0, color=color, lw=0.8)
+            _draw_curves(ax, here, "diff", styles)
             ax.set(xlabel="number of labels", ylabel=f"accuracy minus {baseline}'s\n(percentage points)")
         for ax in axes: label_lines(ax)
     return fig
@@ -86,29 +95,36 @@ def plot_areas(
     interval: str = "t",            # of the mean; or "normal"
     dataset: str | None = None,     # for the title
 ) -> Figure:
-    """Figure of every run's AULC, joined by replication, with means and 95 % intervals, by condition."""
+    "Figure of every run's AULC, joined by replication, with means and 95 % intervals, by condition."
     a = with_condition_text(a)
     means = mean_aulc(a, interval)
-    conditions, names = condition_order(a["condition"]), strategy_order(a["strategy"])
-    titles, width = panel_titles(conditions, dataset), max(2.6, 0.8 + 0.3*len(names))
+    conditions = condition_order(a["condition"])
+    names = strategy_order(a["strategy"])
+    n = len(names)
+    labels = [s.replace("_", "\n") for s in names]
+    rotation = 90 if n > 6 else 0
+    titles, width = panel_titles(conditions, dataset), max(2.6, 0.8 + 0.3*n)
     with panels(titles, width) as (fig, axes):
         for ax, condition in zip(axes, conditions):
-            here = a[a["condition"] == condition]
-            runs = here.pivot(index="strategy", columns="replication", values="aulc").reindex(names)
-            ax.plot(runs.to_numpy(), color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
+            _draw_runs(ax, a[a["condition"] == condition], names)
             _draw_means(ax, means[means["condition"] == condition], names)
-            labels = [s.replace("_", "\n") for s in names]
-            ax.set_xticks(range(len(names)), labels, rotation=90 if len(names) > 6 else 0)
-            ax.set(ylabel="AULC (accuracy × labels)", xlim=(-0.4, len(names) - 0.5))
+            ax.set_xticks(range(n), labels, rotation=rotation)
+            ax.set(ylabel="AULC (accuracy × labels)", xlim=(-0.4, n - 0.5))
     return fig
 
+def _draw_runs(ax, areas, names):
+    "Draw the area of each run, joined by replication."
+    runs = areas.pivot(index="strategy", columns="replication", values="aulc").reindex(names)
+    ax.plot(runs.to_numpy(), color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
+
 def _draw_means(ax, means, names):
-    """Draw the mean areas with their intervals, right of the runs."""
+    "Draw the mean areas with their intervals, right of the runs."
     styles = strategy_styles(names)
     for row in means.itertuples():
-        place, color = names.index(row.strategy) + 0.12, styles[row.strategy]["color"]
-        interval = [[row.mean - row.ci_low], [row.ci_high - row.mean]]
-        ax.errorbar(place, row.mean, interval, fmt="o", ms=4, capsize=2, color=color)
+        mean, color = row.mean, styles[row.strategy]["color"]
+        place = names.index(row.strategy) + 0.12
+        below, above = mean - row.ci_low, row.ci_high - mean
+        ax.errorbar(place, mean, [[below], [above]], fmt="o", ms=4, capsize=2, color=color)
 
 # %% ../../nbs/analysis/plots.ipynb #91685f7e
 def plot_variance_ratio(
@@ -119,12 +135,15 @@ def plot_variance_ratio(
 
     Lines over the number of labels if `v` has it, else a row per pair; a panel per condition."""
     names = (v["a"] + " / " + v["b"]).str.replace("_", " ")
-    v = v.assign(pair=names, ci_high=v["ci_high"].clip(upper=1e4))[np.isfinite(v["ratio"])]
-    conditions, pairs = condition_order(v["condition"]), list(dict.fromkeys(v["pair"]))
+    v = v.assign(pair=names, ci_high=v["ci_high"].clip(upper=1e4))
+    v = v[np.isfinite(v["ratio"])]
+    conditions = condition_order(v["condition"])
+    titles = panel_titles(conditions, dataset)
+    pairs = list(dict.fromkeys(v["pair"]))
     by_round = "n_labels" in v
     draw, width = (_draw_ratio_lines, 4.2) if by_round else (_draw_ratio_rows, 3.4)
     height = max(2.5, 0.6 + 0.17*len(pairs))
-    with panels(panel_titles(conditions, dataset), width, height) as (fig, axes):
+    with panels(titles, width, height) as (fig, axes):
         for ax, condition in zip(axes, conditions): draw(ax, v[v["condition"] == condition], pairs)
         if by_round:
             for ax in axes: label_lines(ax)
@@ -132,16 +151,17 @@ def plot_variance_ratio(
 
 # %% ../../nbs/analysis/plots.ipynb #587d6ed3
 def _draw_ratio_lines(ax, v, pairs):
-    """Variance ratios of one condition over the number of labels."""
+    "Variance ratios of one condition over the number of labels."
     ax.axhline(1, color="0.5", lw=0.8)
-    for pair, look in zip(pairs, LOOKS*len(pairs)):
-        p = v[v["pair"] == pair]
-        ax.plot(p["n_labels"], p["ratio"], label=pair, **look)
-        ax.fill_between(p["n_labels"], p["ci_low"], p["ci_high"], color=look["color"], alpha=0.12, lw=0)
+    for pair, look in zip(pairs, cycle(LOOKS)):
+        rows = v[v["pair"] == pair]
+        n = rows["n_labels"]
+        ax.plot(n, rows["ratio"], label=pair, **look)
+        ax.fill_between(n, rows["ci_low"], rows["ci_high"], color=look["color"], alpha=0.12, lw=0)
     ax.set(yscale="log", xlabel="number of labels", ylabel="variance ratio, unpaired / paired")
 
 def _draw_ratio_rows(ax, v, pairs):
-    """Variance ratios of one condition, a row per pair."""
+    "Variance ratios of one condition, a row per pair."
     y = v["pair"].map(pairs.index)
     ax.axvline(1, color="0.5", lw=0.8)
     ax.hlines(y, v["ci_low"], v["ci_high"], color="0.2", lw=1)
@@ -154,10 +174,12 @@ def rank_groups(
     ranks: np.ndarray,  # ascending
     cd: float,          # the critical difference
 ) -> list[tuple[float, float]]:
-    """Largest groups whose ranks lie within the critical difference, as (lowest, highest) rank."""
-    ranks, spans, reached = np.asarray(ranks, float), [], 0
+    "Largest groups whose ranks lie within the critical difference, as (lowest, highest) rank."
+    ranks = np.asarray(ranks, float)
+    spans, reached = [], 0
     for i, low in enumerate(ranks):
-        last = np.flatnonzero(ranks - low < cd).max()
+        near = np.flatnonzero(ranks - low < cd)
+        last = near.max()
         if last > max(i, reached):      # not alone, and not within the group before
             spans.append((low, ranks[last]))
             reached = last
@@ -165,24 +187,25 @@ def rank_groups(
 
 # %% ../../nbs/analysis/plots.ipynb #78def51a
 def _draw_ranks(ax, ranks, styles):
-    """A stem from the axis of ranks down to each strategy's name."""
+    "A stem from the axis of ranks down to each strategy's name."
     k = len(ranks)
     for i, row in enumerate(ranks.itertuples()):
-        left = i < k/2
         rank, color = row.mean_rank, styles[row.strategy]["color"]
+        name = row.strategy.replace("_", " ")
+        left = i < k/2
         edge, depth = (0.8, -1 - i) if left else (k + 0.2, i - k)
+        side = dict(xytext=(-3, 0), ha="right") if left else dict(xytext=(3, 0), ha="left")
         ax.plot([rank, rank, edge], [0, depth, depth], color=color, lw=0.8)
         ax.plot(rank, 0, "o", ms=4, color=color)
-        name = f"{row.strategy.replace('_', ' ')} {rank:.2f}"
-        side = dict(xytext=(-3, 0), ha="right") if left else dict(xytext=(3, 0), ha="left")
-        ax.annotate(name, (edge, depth), textcoords="offset points", va="center", annotation_clip=False,
-                    **side)
+        ax.annotate(
+            f"{name} {rank:.2f}", (edge, depth), textcoords="offset points", va="center",
+            annotation_clip=False, **side)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yticks=[], xlim=(0.8, k + 0.2))
 
 # %% ../../nbs/analysis/plots.ipynb #3c7d3640
 def _draw_rank_groups(ax, ranks):
-    """The axis of ranks, and above it a bar across each group of `rank_groups`."""
+    "The axis of ranks, and above it a bar across each group of `rank_groups`."
     cd = ranks["cd"].iloc[0]
     groups = rank_groups(ranks["mean_rank"], cd)
     for i, group in enumerate(groups):
@@ -200,12 +223,15 @@ def plot_critical_difference(
     table: pd.DataFrame,            # from critical_difference
     dataset: str | None = None,     # for the title
 ) -> Figure:
-    """Critical-difference diagram (Demšar 2006); a panel per condition."""
-    conditions, styles = condition_order(table["condition"]), strategy_styles(table["strategy"])
+    "Critical-difference diagram (Demšar 2006); a panel per condition."
+    conditions = condition_order(table["condition"])
+    titles = panel_titles(conditions, dataset)
+    styles = strategy_styles(table["strategy"])
     height = 1 + 0.2*(len(styles)//2)
-    with panels(panel_titles(conditions, dataset), width=4.4, height=height) as (fig, axes):
+    with panels(titles, width=4.4, height=height) as (fig, axes):
         for ax, condition in zip(axes, conditions):
-            ranks = table[table["condition"] == condition].sort_values("mean_rank", kind="stable")
+            here = table[table["condition"] == condition]
+            ranks = here.sort_values("mean_rank", kind="stable")
             _draw_ranks(ax, ranks, styles)
             _draw_rank_groups(ax, ranks)
     return fig
@@ -215,20 +241,27 @@ def plot_penalty_matrix(
     penalties: pd.DataFrame,        # from penalty_matrix
     dataset: str | None = None,     # for the title
 ) -> Figure:
-    """Heat map of how often the row's strategy beats the column's, a mean over conditions."""
+    "Heat map of how often the row's strategy beats the column's, a mean over conditions."
     import seaborn as sns   # heavy
-    names, n = strategy_order(penalties["a"]), penalties["a"].nunique()
-    pairs = penalties.groupby(["a", "b"])["penalty"].mean()
-    m = pairs.unstack().reindex(index=names, columns=names)
-    m.loc["is beaten"] = m.mean()
-    spaced = lambda s: s.replace("_", " ")
-    m = m.rename(index=spaced, columns=spaced)
+    table = _penalty_table(penalties)
+    n = len(table.columns)
     title = f"{dataset}: row beats column" if dataset else "row beats column"
     with panels([title], width=1.6 + 0.55*n, height=1.2 + 0.4*n) as (fig, (ax,)):
-        sns.heatmap(m, vmin=0, vmax=1, cmap="Blues", annot=True, fmt=".2f", annot_kws=dict(fontsize=7),
-                    cbar=False, square=True, ax=ax)
+        sns.heatmap(
+            table, ax=ax, square=True, cbar=False, cmap="Blues", vmin=0, vmax=1,
+            annot=True, fmt=".2f", annot_kws=dict(fontsize=7))
+        ax.grid(False)      # its lines would strike the numbers through
         ax.axhline(n, color="0.2", lw=1)
         ax.set(xlabel="", ylabel="")
-        ax.set_xticklabels(m.columns, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_xticklabels(table.columns, rotation=30, ha="right", rotation_mode="anchor")
         ax.tick_params(axis="y", rotation=0)
     return fig
+
+def _penalty_table(penalties):
+    "Mean penalty over conditions, rows against columns, with a last row of column means."
+    names = strategy_order(penalties["a"])
+    pairs = penalties.groupby(["a", "b"])["penalty"].mean()
+    table = pairs.unstack().reindex(index=names, columns=names)
+    table.loc["is beaten"] = table.mean()
+    spaced = lambda s: s.replace("_", " ")
+    return table.rename(index=spaced, columns=spaced)
