@@ -7,15 +7,14 @@ __all__ = ['measured_costs', 'evaluator_gain', 'best_evaluators', 'gain_bound', 
            'plot_evaluator_gain']
 
 # %% ../../nbs/analysis/evaluators.ipynb #2682b7ab
-from itertools import cycle
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .captions import condition_label
 from .frames import strategy_order
 from .power import smallest_difference
-from .style import LOOKS, condition_label, label_lines, panels
+from .style import LOOKS, label_lines, panels
 
 # %% ../../nbs/analysis/evaluators.ipynb #12fba48b
 _SECONDS = ["seconds_train", "seconds_score", "seconds_select", "seconds_evaluate"]
@@ -34,9 +33,8 @@ def measured_costs(
     finished = labels[labels.str[-1] == rounds["n_labels"].max()]
     kinds = sorted(set(finished))
     if len(kinds) > 1: raise ValueError(f"runs differ in rounds, so in cost: {kinds}")
-    whole = finished.index
-    total = runs[_SECONDS].sum().loc[whole]
-    evaluators = runs["evaluators"].first().loc[whole]
+    total = runs[_SECONDS].sum().loc[finished.index]
+    evaluators = runs["evaluators"].first().loc[finished.index]
     fixed = total["seconds_score"] + total["seconds_select"]
     measuring = total["seconds_train"] + total["seconds_evaluate"]
     costs = pd.DataFrame(dict(fixed=fixed, evaluator=measuring/evaluators))
@@ -126,7 +124,7 @@ def _pair_costs(row, price):
     lacking = [s for s in pair if s not in price.index]
     if lacking: raise ValueError(f"costs lack {lacking}; they have {list(price.index)}")
     fixed, evaluator = price.loc[pair, ["fixed", "evaluator"]].sum()
-    possible = fixed >= 0 and evaluator > 0
+    possible = fixed >= 0 and evaluator > 0     # False for NaN
     if not possible:
         raise ValueError(f"costs of {a} and {b} are fixed {fixed}, evaluator {evaluator}; "
                          "fixed must be 0 or more, evaluator above 0")
@@ -157,9 +155,8 @@ def _plan_row(row, fixed, evaluator, seconds, at_least):
     low, high = row["icc_high"], row["icc_low"]
     for name, of in (("factor", factor), ("bound", bound)):
         found |= {name: of(icc), f"{name}_low": of(low), f"{name}_high": of(high)}
-    best = best_evaluators(icc, ratio)
     shift = row.get("selector", np.nan)*(1/m - 1)
-    return found | dict(best=best, limit=1 + ratio, shift=shift)
+    return found | dict(best=best_evaluators(icc, ratio), limit=1 + ratio, shift=shift)
 
 # %% ../../nbs/analysis/evaluators.ipynb #aa48bcca
 def plan(
@@ -227,11 +224,10 @@ def plot_evaluator_gain(
     A dot marks the best whole number; the dotted line is the limit, 1 + fixed / evaluator."""
     price = costs.set_index("strategy")
     rows = components.to_dict("records")
-    in_full = [f"{row['a']} / {row['b']}, {condition_label(row['condition'])}" for row in rows]
-    names = labels or in_full
+    names = labels or [f"{row['a']} / {row['b']}, {condition_label(row['condition'])}" for row in rows]
     with panels([""], width=4.6, height=2.6) as (fig, (ax,)):
         ax.axhline(1, color="0.5", lw=0.8, label="_one")
-        for row, name, look in zip(rows, names, cycle(LOOKS)):
+        for row, name, look in zip(rows, names, LOOKS*len(rows)):
             _draw_gain(ax, row, price, name, look, most)
         ax.set(xlabel="evaluators", xticks=range(1, most + 1))
         ax.set_ylabel("times less variance\nfor the same seconds")

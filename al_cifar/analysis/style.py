@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MORE', 'DASHES', 'KNOWN', 'LOOKS', 'STYLE', 'strategy_styles', 'strategy_style', 'spread', 'label_lines',
-           'panels', 'finish', 'condition_label', 'dataset_of', 'panel_titles', 'alt_text', 'save_figure']
+           'panels', 'finish', 'save_figure']
 
 # %% ../../nbs/analysis/style.ipynb #77b11d5d
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +15,11 @@ from zlib import crc32
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from .curves import learning_curves
-from .frames import condition_order, error_rate, strategy_order
+from .frames import strategy_order
 
 # %% ../../nbs/analysis/style.ipynb #362d9688
 COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E00",
@@ -203,52 +201,6 @@ def finish(fig: Figure, axes: Sequence[Axes]) -> Figure:
     fig.set_layout_engine("none")           # or the layout would move a little with every size it is saved in
     plt.close(fig)
     return fig
-
-# %% ../../nbs/analysis/style.ipynb #91babd01
-def condition_label(condition: str) -> str:
-    "How a condition is printed: `ε = 0.1`, `ε ~ U[0, 0.15]`."
-    rate = error_rate(condition)
-    if rate is not None: return f"ε = {rate:g}"
-    return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
-
-# %% ../../nbs/analysis/style.ipynb #3057c278
-def dataset_of(df: pd.DataFrame) -> str | None:
-    "Name of the data set if the frame has a column of that name; ValueError if it has several."
-    if "dataset" not in df: return None
-    names = sorted(set(df["dataset"]))
-    if len(names) > 1: raise ValueError(f"the frame mixes the data sets {names}; plot one at a time")
-    return names[0] if names else None
-
-# %% ../../nbs/analysis/style.ipynb #619ffe96
-def panel_titles(conditions: Iterable[str], dataset: str | None = None) -> list[str]:
-    "The titles of panels that show a condition each."
-    start = f"{dataset}, " if dataset else ""
-    return [start + condition_label(c) for c in conditions]
-
-# %% ../../nbs/analysis/style.ipynb #8ba789a2
-def alt_text(
-    df: pd.DataFrame,       # tidy results, or curves from learning_curves
-    dataset: str | None = None,
-) -> str:
-    "One sentence that describes a figure of learning curves."
-    dataset = dataset or dataset_of(df)
-    curves = learning_curves(df, "t") if "accuracy" in df else df
-    n, labels = curves["n"], curves["n_labels"]
-    runs = f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    runs += " replications with 95 % intervals" if n.max() > 1 else " replication"
-    where = f" on {dataset}" if dataset else ""
-    span = f"from {labels.min():,} to {labels.max():,} labels"
-    last = curves[labels == labels.max()]
-    conditions = condition_order(curves["condition"])
-    ends = "; ".join(_ends_text(last, condition) for condition in conditions)
-    return f"Learning curves{where}, mean test accuracy of {runs} {span}; at the end, {ends}."
-
-def _ends_text(last, condition):
-    "The last means of a condition's strategies as text."
-    here = last[last["condition"] == condition]
-    names = here["strategy"].str.replace("_", " ")
-    ends = [f"{name} {100*mean:.1f} %" for name, mean in zip(names, here["mean"])]
-    return f"{condition_label(condition)}: {', '.join(ends)}"
 
 # %% ../../nbs/analysis/style.ipynb #d3aaaf8c
 def save_figure(

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .captions import condition_label
 from .frames import condition_order, strategy_tables
 from .pairing import paired_variances
-from .style import LOOKS, condition_label, panels
+from .style import LOOKS, panels
 
 # %% ../../nbs/analysis/variance_change.ipynb #0757a48c
 def shared_replications(
