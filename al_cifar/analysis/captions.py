@@ -18,7 +18,9 @@ def condition_label(condition: str) -> str:
     "How a condition is printed: `ε = 0.1`, `ε ~ U[0, 0.15]`."
     rate = error_rate(condition)
     if rate is not None: return f"ε = {rate:g}"
-    return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
+    if not condition.startswith("U["): return condition
+    law = condition.replace(",", ", ")
+    return f"ε ~ {law}"
 
 # %% ../../nbs/analysis/captions.ipynb #3057c278
 def dataset_of(df: pd.DataFrame) -> str | None:
@@ -42,9 +44,10 @@ def alt_text(
     "One sentence that describes a figure of learning curves."
     dataset = dataset or dataset_of(df)
     curves = learning_curves(df, "t") if "accuracy" in df else df
-    n, labels = curves["n"], curves["n_labels"]
-    runs = f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    runs += " replications with 95 % intervals" if n.max() > 1 else " replication"
+    labels = curves["n_labels"]
+    fewest, most = curves["n"].min(), curves["n"].max()
+    runs = f"{most}" if fewest == most else f"{fewest} to {most}"
+    runs += " replications with 95 % intervals" if most > 1 else " replication"
     where = f" on {dataset}" if dataset else ""
     span = f"from {labels.min():,} to {labels.max():,} labels"
     last = curves[labels == labels.max()]
@@ -56,5 +59,6 @@ def _ends_text(last, condition):
     "The last means of a condition's strategies as text."
     here = last[last["condition"] == condition]
     names = here["strategy"].str.replace("_", " ")
-    ends = [f"{name} {100*mean:.1f} %" for name, mean in zip(names, here["mean"])]
+    percent = 100*here["mean"]
+    ends = [f"{name} {mean:.1f} %" for name, mean in zip(names, percent)]
     return f"{condition_label(condition)}: {', '.join(ends)}"
