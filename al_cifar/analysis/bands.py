@@ -13,32 +13,6 @@ from scipy import stats
 from .frames import check_results, curve_table, sort_rows
 from .paired import against_baseline
 
-# %% ../../nbs/analysis/bands.ipynb #96c9d0e7
-def max_t_factor(
-    values: np.ndarray,         # (replications, rounds): accuracies or paired differences
-    method: str = "rotation",   # or "bootstrap": for 20 replications or more
-    draws: int = 10_000,
-    seed: int = 0,
-) -> float:
-    """95 % quantile of the largest absolute t statistic along a curve: the factor of a simultaneous band.
-
-    Rounds without spread do not count. Three replications or more. "rotation" after Langsrud (2005);
-    "bootstrap" resamples whole replications (studentised; Efron and Tibshirani 1993, section 12.5)."""
-    if method not in ("rotation", "bootstrap"):
-        raise ValueError(f"method is {method!r}; it must be 'rotation' or 'bootstrap'")
-    values = np.asarray(values, float)
-    g = np.random.default_rng(seed)
-    if len(values) < 3:
-        raise ValueError(f"a simultaneous band needs three replications or more; there are {len(values)}")
-    centred = values - values.mean(axis=0)
-    varies = np.linalg.norm(centred, axis=0) > 1e-12
-    if not varies.any(): return 0.0
-    centred = centred[:, varies]
-    if method == "rotation": return _rotation_factor(centred, draws, g)
-    t = _bootstrap_t(centred, draws, g)
-    largest = np.abs(t).max(axis=1)
-    return float(np.quantile(largest, 0.95, method="higher"))
-
 # %% ../../nbs/analysis/bands.ipynb #543898db
 def _rotation_factor(centred, draws, g):
     "The factor of `max_t_factor` from random directions `q`."
@@ -64,6 +38,32 @@ def _bootstrap_t(values, draws, g):
     flat = var <= rounding
     error = np.sqrt(np.where(flat, 1, var)/(R - 1))
     return np.where(flat, np.inf, mean/error)
+
+# %% ../../nbs/analysis/bands.ipynb #96c9d0e7
+def max_t_factor(
+    values: np.ndarray,         # (replications, rounds): accuracies or paired differences
+    method: str = "rotation",   # or "bootstrap": for 20 replications or more
+    draws: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """95 % quantile of the largest absolute t statistic along a curve: the factor of a simultaneous band.
+
+    Rounds without spread do not count. Three replications or more. "rotation" after Langsrud (2005);
+    "bootstrap" resamples whole replications (studentised; Efron and Tibshirani 1993, section 12.5)."""
+    if method not in ("rotation", "bootstrap"):
+        raise ValueError(f"method is {method!r}; it must be 'rotation' or 'bootstrap'")
+    values = np.asarray(values, float)
+    g = np.random.default_rng(seed)
+    if len(values) < 3:
+        raise ValueError(f"a simultaneous band needs three replications or more; there are {len(values)}")
+    centred = values - values.mean(axis=0)
+    varies = np.linalg.norm(centred, axis=0) > 1e-12
+    if not varies.any(): return 0.0
+    centred = centred[:, varies]
+    if method == "rotation": return _rotation_factor(centred, draws, g)
+    t = _bootstrap_t(centred, draws, g)
+    largest = np.abs(t).max(axis=1)
+    return float(np.quantile(largest, 0.95, method="higher"))
 
 # %% ../../nbs/analysis/bands.ipynb #6900295b
 def _band(key, table, name, method, draws, seed):

@@ -44,6 +44,17 @@ def _all_looks():
 
 LOOKS = _all_looks()
 
+# %% ../../nbs/analysis/style.ipynb #cd53780a
+def _free_place(code, taken):
+    "Place in LOOKS for a name with this hash: its own, or the next free one; those of KNOWN at last."
+    first, n = len(KNOWN), len(LOOKS)
+    others = [*range(first, n)]
+    own = code % len(others)
+    order = [*others[own:], *others[:own], *range(first)]
+    turns = range(len(taken)//n + 1)
+    places = (i + n*turn for turn in turns for i in order)
+    return next(place for place in places if place not in taken)
+
 # %% ../../nbs/analysis/style.ipynb #e01eb342
 def strategy_styles(names: Iterable[str]) -> dict[str, dict]:
     "`color`, `linestyle` and `marker` of each strategy in a figure that shows `names`, no two alike."
@@ -65,17 +76,6 @@ def _look(place):
     turn, i = divmod(place, len(LOOKS))
     marker = "os^D"[(i + turn) % 4]
     return LOOKS[i] | dict(marker=marker)
-
-# %% ../../nbs/analysis/style.ipynb #cd53780a
-def _free_place(code, taken):
-    "Place in LOOKS for a name with this hash: its own, or the next free one; those of KNOWN at last."
-    first, n = len(KNOWN), len(LOOKS)
-    others = [*range(first, n)]
-    own = code % len(others)
-    order = [*others[own:], *others[:own], *range(first)]
-    turns = range(len(taken)//n + 1)
-    places = (i + n*turn for turn in turns for i in order)
-    return next(place for place in places if place not in taken)
 
 # %% ../../nbs/analysis/style.ipynb #52f28042
 def strategy_style(
