@@ -87,6 +87,21 @@ def plot_difference_curves(
         for ax in axes: label_lines(ax)
     return fig
 
+# %% ../../nbs/analysis/plots.ipynb #69ecc657
+def _draw_runs(ax, areas, names):
+    "Draw the area of each run, joined by replication."
+    runs = areas.pivot(index="strategy", columns="replication", values="aulc").reindex(names)
+    ax.plot(runs.to_numpy(), color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
+
+def _draw_means(ax, means, names):
+    "Draw the mean areas with their intervals, right of the runs."
+    styles = strategy_styles(names)
+    for row in means.itertuples():
+        mean, color = row.mean, styles[row.strategy]["color"]
+        place = names.index(row.strategy) + 0.12
+        below, above = mean - row.ci_low, row.ci_high - mean
+        ax.errorbar(place, mean, [[below], [above]], fmt="o", ms=4, capsize=2, color=color)
+
 # %% ../../nbs/analysis/plots.ipynb #2723dbbc
 def plot_areas(
     a: pd.DataFrame,                # from aulc
@@ -109,20 +124,6 @@ def plot_areas(
             ax.set_xticks(range(n), labels, rotation=rotation)
             ax.set(ylabel="AULC (accuracy × labels)", xlim=(-0.4, n - 0.5))
     return fig
-
-def _draw_runs(ax, areas, names):
-    "Draw the area of each run, joined by replication."
-    runs = areas.pivot(index="strategy", columns="replication", values="aulc").reindex(names)
-    ax.plot(runs.to_numpy(), color="0.7", lw=0.7, marker=".", ms=3, zorder=1)
-
-def _draw_means(ax, means, names):
-    "Draw the mean areas with their intervals, right of the runs."
-    styles = strategy_styles(names)
-    for row in means.itertuples():
-        mean, color = row.mean, styles[row.strategy]["color"]
-        place = names.index(row.strategy) + 0.12
-        below, above = mean - row.ci_low, row.ci_high - mean
-        ax.errorbar(place, mean, [[below], [above]], fmt="o", ms=4, capsize=2, color=color)
 
 # %% ../../nbs/analysis/plots.ipynb #91685f7e
 def plot_variance_ratio(

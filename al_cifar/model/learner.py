@@ -88,8 +88,7 @@ class Learner(nn.Module):
         folded = copy.deepcopy(self).eval()
         if self.members > 1:
             first = next(layer for layer in folded.modules() if isinstance(layer, nn.Conv2d))
-            first.groups = 1
-            first.in_channels //= self.members
+            first.groups, first.in_channels = 1, first.in_channels//self.members
         return folded.to(memory_format=torch.channels_last)
 
     def pick(self, members: list) -> "Learner":

@@ -64,15 +64,13 @@ class SimpleCNN(Learner):
         conv = lambda i, o: skip_init(nn.Conv2d, i, o, 3, padding=1, groups=members)
         self.convs = nn.ModuleList(conv(i, o) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(NORMS[norm](o, members) for o in widths[1:])
-        pixels = (h//8)*(w//8)          # after three poolings
-        self.embed = skip_init(GroupedLinear, 64*pixels, self.width, members)
+        self.embed = skip_init(GroupedLinear, 64*(h//8)*(w//8), self.width, members)
         self.classify = skip_init(GroupedLinear, self.width, n_classes, members)
 
     def embedding(self, x: torch.Tensor) -> torch.Tensor:
         "Float images (n, *shape) to (n, 128), or (n, M*channels, H, W) to (n, M, 128)."
         for conv, norm in zip(self.convs, self.norms):
-            pooled = F.max_pool2d(norm(conv(x)), 2)
-            x = F.relu(pooled)
+            x = F.relu(F.max_pool2d(norm(conv(x)), 2))
         return F.relu(self.embed(x))
 
     def fold(self) -> Learner:

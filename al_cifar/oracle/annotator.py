@@ -78,15 +78,13 @@ class Annotator:
 
     def on(self, y: np.ndarray, data=None) -> "Annotator":
         "The same annotator, bound to the true labels `y` (N,) of all images, and to their `ImageData`."
-        y = check_labels(y, self.n_classes)
         bound = copy(self)
-        vars(bound).update(y=y, data=data)    # the dataclass is frozen
+        vars(bound).update(y=check_labels(y, self.n_classes), data=data)
         return bound
 
     def rate(self, index: np.ndarray, answered: np.ndarray) -> np.ndarray:
         "Probability that each answer is wrong, (n,) float."
-        n = len(index)
-        return np.full(n, float(self.epsilon))
+        return np.full(len(index), float(self.epsilon))
 
     def wrong(self, index: np.ndarray, v: np.ndarray) -> np.ndarray:
         "The class of each answer if it is wrong, (n,) int64; never the true one."
@@ -103,5 +101,4 @@ class Annotator:
         "Labels for images with true labels `y`; `index` and `answered` count 0, 1, 2, ... if not given."
         y = check_labels(y, self.n_classes)
         truth, *questions = _as_questions(y, u, v, index, answered)
-        bound = self.on(truth, self.data)
-        return bound.answer(*questions).reshape(y.shape)
+        return self.on(truth, self.data).answer(*questions).reshape(y.shape)
