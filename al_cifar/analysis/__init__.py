@@ -26,6 +26,7 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
 from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
 from .blocks import (
     blocked_anova, critical_difference, noise_interaction, penalty_matrix, sphericity)
+from .captions import alt_text, condition_label, dataset_of, panel_titles
 from .curves import aulc, learning_curves, mean_aulc
 from al_cifar.analysis.evaluators import (
     best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
@@ -41,16 +42,16 @@ from .paired import (
 from .pairing import (
     correlation_interval, each_pair, paired_variances, variance_ratio, variance_reduction)
 from .plots import (
-    plot_areas, plot_critical_difference, plot_difference_curves, plot_learning_curves, plot_penalty_matrix,
-    plot_variance_ratio, rank_groups)
+    plot_areas, plot_difference_curves, plot_learning_curves, plot_variance_ratio)
 from .power import (
     anova_replications, describe_detectable, detectable_difference, plan_replications, replications_needed,
     sd_upper, smallest_difference, t_test_power)
+from .ranks import plot_critical_difference, plot_penalty_matrix, rank_groups
 from .report import accuracy_table, final_table, summaries, summary
 from .savings import label_savings, labels_to_reach, return_on_investment
 from .style import (
-    COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE, alt_text, condition_label, dataset_of, finish, label_lines,
-    panel_titles, panels, save_figure, spread, strategy_style, strategy_styles)
+    COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE, finish, label_lines, panels, save_figure, spread,
+    strategy_style, strategy_styles)
 from .variance import (
     component_estimates, difference_limits, evaluator_areas, evaluator_tables, mean_squares, need_evaluators,
     toy_evaluators, variance_components)

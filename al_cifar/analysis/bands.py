@@ -13,6 +13,32 @@ from scipy import stats
 from .frames import check_results, curve_table, sort_rows
 from .paired import against_baseline
 
+# %% ../../nbs/analysis/bands.ipynb #543898db
+def _rotation_factor(centred, draws, g):
+    "The factor of `max_t_factor` from random directions `q`."
+    R = len(centred)
+    unit = centred/np.linalg.norm(centred, axis=0)
+    q = g.standard_normal((draws, R))
+    length = np.linalg.norm(q, axis=1, keepdims=True)
+    correlations = q @ unit/length
+    largest = np.abs(correlations).max(axis=1)
+    rho = np.quantile(largest, 0.95)
+    return float(np.sqrt(R - 1)*rho/np.sqrt(1 - rho**2))
+
+# %% ../../nbs/analysis/bands.ipynb #6bae3b42
+def _bootstrap_t(values, draws, g):
+    "t statistics about the sample mean in resamples of whole rows: (draws, columns); inf without spread."
+    R = len(values)
+    equal = np.full(R, 1/R)
+    weights = g.multinomial(R, equal, size=draws)/R     # how often each row is drawn
+    centred = values - values.mean(axis=0)
+    mean = weights @ centred
+    var = np.maximum(weights @ centred**2 - mean**2, 0)
+    rounding = 1e-12*centred.var(axis=0)
+    flat = var <= rounding
+    error = np.sqrt(np.where(flat, 1, var)/(R - 1))
+    return np.where(flat, np.inf, mean/error)
+
 # %% ../../nbs/analysis/bands.ipynb #96c9d0e7
 def max_t_factor(
     values: np.ndarray,         # (replications, rounds): accuracies or paired differences
@@ -26,7 +52,8 @@ def max_t_factor(
     "bootstrap" resamples whole replications (studentised; Efron and Tibshirani 1993, section 12.5)."""
     if method not in ("rotation", "bootstrap"):
         raise ValueError(f"method is {method!r}; it must be 'rotation' or 'bootstrap'")
-    values, g = np.asarray(values, float), np.random.default_rng(seed)
+    values = np.asarray(values, float)
+    g = np.random.default_rng(seed)
     if len(values) < 3:
         raise ValueError(f"a simultaneous band needs three replications or more; there are {len(values)}")
     centred = values - values.mean(axis=0)
@@ -34,40 +61,18 @@ def max_t_factor(
     if not varies.any(): return 0.0
     centred = centred[:, varies]
     if method == "rotation": return _rotation_factor(centred, draws, g)
-    largest = np.abs(_bootstrap_t(centred, draws, g)).max(axis=1)
+    t = _bootstrap_t(centred, draws, g)
+    largest = np.abs(t).max(axis=1)
     return float(np.quantile(largest, 0.95, method="higher"))
-
-# %% ../../nbs/analysis/bands.ipynb #543898db
-def _rotation_factor(centred, draws, g):
-    """The factor of `max_t_factor` from random directions `q`."""
-    R = len(centred)
-    unit = centred/np.linalg.norm(centred, axis=0)
-    q = g.standard_normal((draws, R))
-    length = np.linalg.norm(q, axis=1, keepdims=True)
-    largest = np.abs(q @ unit/length).max(axis=1)
-    rho = np.quantile(largest, 0.95)
-    return float(np.sqrt(R - 1)*rho/np.sqrt(1 - rho**2))
-
-# %% ../../nbs/analysis/bands.ipynb #6bae3b42
-def _bootstrap_t(values, draws, g):
-    """t statistics about the sample mean in resamples of whole rows: (draws, columns); inf without spread."""
-    R = len(values)
-    equal = np.full(R, 1/R)
-    weights = g.multinomial(R, equal, size=draws)/R     # how often each row is drawn
-    centred = values - values.mean(axis=0)
-    mean = weights @ centred
-    var = np.maximum(weights @ centred**2 - mean**2, 0)
-    flat = var <= 1e-12*centred.var(axis=0)
-    error = np.sqrt(np.where(flat, 1, var)/(R - 1))
-    return np.where(flat, np.inf, mean/error)
 
 # %% ../../nbs/analysis/bands.ipynb #6900295b
 def _band(key, table, name, method, draws, seed):
-    """Mean, called `name`, and band of a (condition, strategy); `table`: replications x numbers of labels."""
+    "Mean, called `name`, and band of a (condition, strategy); `table`: replications x numbers of labels."
     condition, strategy = key
-    factor, mean, sd = max_t_factor(table, method, draws, seed), table.mean(), table.std()
-    half = factor*sd/np.sqrt(len(table))
-    keys = dict(condition=condition, strategy=strategy, n_labels=table.columns, n=len(table))
+    factor = max_t_factor(table, method, draws, seed)
+    n, mean, sd = len(table), table.mean(), table.std()
+    half = factor*sd/np.sqrt(n)
+    keys = dict(condition=condition, strategy=strategy, n_labels=table.columns, n=n)
     band = dict(sd=sd, ci_low=mean - half, ci_high=mean + half, factor=factor)
     return pd.DataFrame(keys | {name: mean} | band)
 
@@ -78,7 +83,7 @@ def curve_bands(
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:  # condition, strategy, n_labels, n, mean, sd, ci_low, ci_high, factor
-    """Mean curves with 95 % simultaneous bands: each band covers its whole true curve."""
+    "Mean curves with 95 % simultaneous bands: each band covers its whole true curve."
     curves = curve_table(df).groupby(level=["condition", "strategy"], sort=False)
     bands = [_band(key, table, "mean", method, draws, seed) for key, table in curves]
     return sort_rows(pd.concat(bands))
@@ -93,7 +98,7 @@ def difference_bands(
 ) -> pd.DataFrame:  # condition, strategy, n_labels, n, diff, sd, ci_low, ci_high, factor
     """Mean paired difference curves, strategy minus baseline, with 95 % simultaneous bands.
 
-    Where a band leaves out 0 the strategies differ at that number of labels, and all such statements along a
+    If a band leaves out 0 at a number of labels, the strategies differ there, and all such statements along a
     curve hold together."""
     curve_table(df)       # the same numbers of labels for all runs, or an error
     differences = {}
@@ -128,14 +133,14 @@ def bootstrap_differences(
 
 # %% ../../nbs/analysis/bands.ipynb #37e90772
 def _percentile(d, draws, g):
-    """95 % limits of the mean of `d`: quantiles of resampled means."""
+    "95 % limits of the mean of `d`: quantiles of resampled means."
     n = len(d)
     resamples = d[g.integers(n, size=(draws, n))]
     means = resamples.mean(axis=1)
     return np.quantile(means, [0.025, 0.975])
 
 def _studentized(d, draws, g):
-    """95 % limits of the mean of `d`: quantiles of resampled t statistics."""
+    "95 % limits of the mean of `d`: quantiles of resampled t statistics."
     if d.std() == 0: return d.mean(), d.mean()
     t = _bootstrap_t(d[:, None], draws, g)[:, 0]
     low, high = np.quantile(t, [0.025, 0.975], method="nearest")

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .captions import condition_label
 from .frames import strategy_order
 from .power import smallest_difference
-from .style import LOOKS, condition_label, label_lines, panels
+from .style import LOOKS, label_lines, panels
 
 # %% ../../nbs/analysis/evaluators.ipynb #12fba48b
 _SECONDS = ["seconds_train", "seconds_score", "seconds_select", "seconds_evaluate"]
@@ -36,14 +37,15 @@ def measured_costs(
     evaluators = runs["evaluators"].first().loc[finished.index]
     fixed = total["seconds_score"] + total["seconds_select"]
     measuring = total["seconds_train"] + total["seconds_evaluate"]
-    costs = pd.DataFrame(dict(fixed=fixed, evaluator=measuring/evaluators)).groupby("strategy")
-    out = costs.mean()
-    out.insert(0, "runs", costs.size())
+    costs = pd.DataFrame(dict(fixed=fixed, evaluator=measuring/evaluators))
+    by_strategy = costs.groupby("strategy")
+    out = by_strategy.mean()
+    out.insert(0, "runs", by_strategy.size())
     return out.loc[strategy_order(out.index)].reset_index()
 
 # %% ../../nbs/analysis/evaluators.ipynb #ef595130
 def _check_seconds(rounds):
-    """Raise ValueError unless each round has its own seconds."""
+    "Raise ValueError unless each round has its own seconds."
     known = rounds.reindex(columns=_SECONDS).notna().all()
     lacking = known.index[~known]
     if len(lacking):
@@ -59,7 +61,7 @@ def evaluator_gain(
     icc: float,             # var_between / (var_between + var_within), in [0, 1]
     cost_ratio: float,      # fixed / evaluator
 ) -> float | np.ndarray:
-    """How many times the seconds one evaluator needs for the variance that `m` reach."""
+    "How many times the seconds one evaluator needs for the variance that `m` reach."
     variance = icc + (1 - icc)/m
     return (cost_ratio + 1)/(variance*(cost_ratio + m))
 
@@ -68,7 +70,7 @@ def best_evaluators(
     icc: float | np.ndarray,        # in [0, 1]
     cost_ratio: float | np.ndarray, # fixed / evaluator
 ) -> float | np.ndarray:
-    """The number of evaluators with the largest gain, 1 or more, not rounded; infinite if only icc is 0."""
+    "The number of evaluators with the largest gain, 1 or more, not rounded; infinite if only icc is 0."
     noise = np.subtract(1, icc)
     top = np.sqrt(np.multiply(cost_ratio, noise))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -80,7 +82,7 @@ def gain_bound(
     icc: float | np.ndarray,        # in [0, 1]
     cost_ratio: float | np.ndarray, # fixed / evaluator
 ) -> float | np.ndarray:
-    """The largest gain over all numbers of evaluators, whole or not (Cauchy-Schwarz)."""
+    "The largest gain over all numbers of evaluators, whole or not (Cauchy-Schwarz)."
     noise = np.subtract(1, icc)
     several_pay = np.multiply(cost_ratio, noise) > icc
     shared = np.multiply(icc, cost_ratio)
@@ -116,13 +118,13 @@ def best_design(
 
 # %% ../../nbs/analysis/evaluators.ipynb #d0c63ce3
 def _pair_costs(row, price):
-    """Seconds of a replication of the pair of strategies `a`, `b` of `row`: fixed, and for each evaluator."""
+    "Seconds of a replication of the pair of strategies `a`, `b` of `row`: fixed, and for each evaluator."
     a, b = row["a"], row["b"]
     pair = [a, b]
     lacking = [s for s in pair if s not in price.index]
     if lacking: raise ValueError(f"costs lack {lacking}; they have {list(price.index)}")
     fixed, evaluator = price.loc[pair, ["fixed", "evaluator"]].sum()
-    possible = fixed >= 0 and evaluator > 0
+    possible = fixed >= 0 and evaluator > 0     # False for NaN
     if not possible:
         raise ValueError(f"costs of {a} and {b} are fixed {fixed}, evaluator {evaluator}; "
                          "fixed must be 0 or more, evaluator above 0")
@@ -130,14 +132,14 @@ def _pair_costs(row, price):
 
 # %% ../../nbs/analysis/evaluators.ipynb #63ddd44a
 def _precision(total, icc, R, m):
-    """Variance of the mean difference, and the difference found, with `R` replications of `m` evaluators."""
+    "Variance of the mean difference, and the difference found, with `R` replications of `m` evaluators."
     variance = total*(icc + (1 - icc)/m)/R
     return dict(replications=R, evaluators=m, variance=variance,
                 detectable=smallest_difference(np.sqrt(R*variance), R))
 
 # %% ../../nbs/analysis/evaluators.ipynb #a930d4c3
 def _plan_row(row, fixed, evaluator, seconds, at_least):
-    """The design for one pair at these costs, compared with one evaluator; `row`: its components."""
+    "The design for one pair at these costs, compared with one evaluator; `row`: its components."
     between = max(row["var_between"], 0)
     total, ratio = between + row["var_within"], fixed/evaluator
     icc = between/total
@@ -148,9 +150,11 @@ def _plan_row(row, fixed, evaluator, seconds, at_least):
     factor = lambda icc: R/alone/(icc + (1 - icc)/m)
     bound = lambda icc: gain_bound(icc, ratio)*seconds/spent
     with_one = _precision(total, icc, alone, 1)
-    found = _precision(total, icc, R, m) | {f"{k}_1": v for k, v in with_one.items()}
+    found = _precision(total, icc, R, m)
+    found |= {f"{name}_1": value for name, value in with_one.items()}
+    low, high = row["icc_high"], row["icc_low"]
     for name, of in (("factor", factor), ("bound", bound)):
-        found |= {name: of(icc), f"{name}_low": of(row["icc_high"]), f"{name}_high": of(row["icc_low"])}
+        found |= {name: of(icc), f"{name}_low": of(low), f"{name}_high": of(high)}
     shift = row.get("selector", np.nan)*(1/m - 1)
     return found | dict(best=best_evaluators(icc, ratio), limit=1 + ratio, shift=shift)
 
@@ -187,22 +191,25 @@ def plan(
 def describe_evaluators(
     planned: pd.DataFrame,  # from plan
 ) -> str:
-    """The plan in plain words, a line per pair."""
-    return "\n".join(_plan_sentences(row) for row in planned.to_dict("records"))
+    "The plan in plain words, a line per pair."
+    return "\n".join(_plan_sentences(row) for row in planned.itertuples())
 
 def _plan_sentences(row):
-    """One row of a plan in words."""
-    m, two = row["evaluators"], lambda name: f"{row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f}"
+    "One row of a plan in words."
+    several = row.evaluators > 1
+    evaluators = f"{row.evaluators} evaluator{'s' if several else ''}"
     gain = "More evaluators do not pay."
-    if m > 1:
-        gain = (f"The variance is {row['factor']:.2f} times smaller (95 % interval {two('factor')}) than "
-                f"with {row['replications_1']} replications of one evaluator.")
-    if row["detectable"] > row["detectable_1"]:
+    if several:
+        gain = (f"The variance is {row.factor:.2f} times smaller "
+                f"(95 % interval {row.factor_low:.2f} to {row.factor_high:.2f}) than "
+                f"with {row.replications_1} replications of one evaluator.")
+    if row.detectable > row.detectable_1:
         gain += " But with so few replications the t test finds less than it does with one evaluator."
-    return (f"{row['a']} and {row['b']}, condition {row['condition']}, {row['seconds']:,.0f} seconds: "
-            f"{row['replications']} replications with {m} evaluator{'s'*(m > 1)}. {gain} "
-            f"No design within the budget gains more than a factor {row['bound']:.2f} ({two('bound')}). "
-            f"Whatever the components are, the costs limit the gain to {row['limit']:.2f}, apart from "
+    return (f"{row.a} and {row.b}, condition {row.condition}, {row.seconds:,.0f} seconds: "
+            f"{row.replications} replications with {evaluators}. {gain} "
+            f"No design within the budget gains more than a factor {row.bound:.2f} "
+            f"({row.bound_low:.2f} to {row.bound_high:.2f}). "
+            f"Whatever the components are, the costs limit the gain to {row.limit:.2f}, apart from "
             "rounding to whole replications.")
 
 # %% ../../nbs/analysis/evaluators.ipynb #c8120f09
@@ -229,13 +236,15 @@ def plot_evaluator_gain(
     return fig
 
 def _draw_gain(ax, row, price, name, look, most):
-    """The gain of one pair by number of evaluators, with its interval, its best number and its limit."""
+    "The gain of one pair by number of evaluators, with its interval, its best number and its limit."
     fixed, evaluator = _pair_costs(row, price)
-    ratio, m = fixed/evaluator, np.arange(1, most + 1)
+    ratio, color = fixed/evaluator, look["color"]
+    m = np.arange(1, most + 1)
     gain = lambda icc: evaluator_gain(m, max(icc, 0), ratio)
-    y, color = gain(row["icc"]), look["color"]
-    low, high = gain(row["icc_high"]), gain(row["icc_low"])
-    ax.plot(m, y, label=name, **look)
-    ax.plot(m[y.argmax()], y.max(), "o", ms=4, color=color, label="_best")
+    found = gain(row["icc"])
+    low, high = gain(row["icc_high"]), gain(row["icc_low"])     # more evaluators gain less, the larger icc is
+    best = found.argmax()
+    ax.plot(m, found, label=name, **look)
+    ax.plot(m[best], found[best], "o", ms=4, color=color, label="_best")
     ax.fill_between(m, low, high, color=color, alpha=0.15, lw=0)
     ax.axhline(1 + ratio, color="0.5", lw=0.8, ls=":", label="_limit")

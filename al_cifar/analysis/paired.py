@@ -23,13 +23,16 @@ def paired_t(
 
     Differences that are all 0 (runs identical by construction) have t 0 and p 1; if they all equal another
     number t is infinite, with a warning."""
-    n, mean, sd = len(d), d.mean(), d.std(ddof=1)
-    all_equal = sd <= 1e-12*np.abs(d).max()     # but for rounding
+    n, mean = len(d), d.mean()
+    sd = d.std(ddof=1)
+    rounding = 1e-12*np.abs(d).max()
+    all_equal = sd <= rounding
     if all_equal:
         sd = 0.0
         d_z = np.copysign(np.inf, mean) if mean else 0.0
         if mean: warnings.warn(f"all {n} differences equal {mean:g}: t is infinite, the test says little")
-    else: d_z = mean/sd
+    else:
+        d_z = mean/sd
     half = interval_factor(n)*sd/np.sqrt(n)
     t = d_z*np.sqrt(n)
     p = 2*stats.t.sf(abs(t), n - 1)
@@ -74,10 +77,12 @@ def paired_differences(
     rows = []
     for keys, strategy, x, y in against_baseline(a, baseline, value):
         d = x - y
-        p_wilcoxon = stats.wilcoxon(d).pvalue if np.any(d != 0) else 1.0
-        test = paired_t(d)
-        rows.append(keys | dict(strategy=strategy) | test | dict(p_wilcoxon=p_wilcoxon))
-    by, out = list(keys), pd.DataFrame(rows)
+        differs = np.any(d != 0)
+        p_wilcoxon = stats.wilcoxon(d).pvalue if differs else 1.0
+        found = paired_t(d) | dict(p_wilcoxon=p_wilcoxon)
+        rows.append(keys | dict(strategy=strategy) | found)
+    out = pd.DataFrame(rows)
+    by = list(keys)
     out["p_holm"] = out.groupby(by, sort=False)["p"].transform(holm)
     return out[by + "strategy n diff ci_low ci_high t p p_holm p_wilcoxon d_z".split()]
 
@@ -91,8 +96,10 @@ def probability_of_improvement(
     from statsmodels.stats.proportion import proportion_confint
     rows = []
     for keys, strategy, x, y in against_baseline(a, baseline, value):
-        wins, ties = int((x > y).sum()), int((x == y).sum())
-        n, score = len(x), wins + ties/2
+        n = len(x)
+        wins = int((x > y).sum())
+        ties = int((x == y).sum())
+        score = wins + ties/2
         low, high = proportion_confint(score, n, alpha=0.05, method="beta")    # Clopper and Pearson 1934
         counts = dict(strategy=strategy, n=n, wins=wins, ties=ties)
         rows.append(keys | counts | dict(probability=score/n, ci_low=low, ci_high=high))
@@ -114,7 +121,8 @@ def equivalence(
         d = x - y
         n, mean = len(d), d.mean()
         half = stats.t.isf(alpha, n - 1)*stats.sem(d)
-        p = ttost_paired(x, y, -margin, margin)[0] if half > 0 else float(abs(mean) >= margin)
+        if half > 0: p = ttost_paired(x, y, -margin, margin)[0]
+        else: p = float(abs(mean) >= margin)
         interval = dict(ci_low=mean - half, ci_high=mean + half)
         found = dict(strategy=strategy, n=n, diff=mean, margin=margin)
         rows.append(keys | found | interval | dict(p=p, equivalent=p < alpha))

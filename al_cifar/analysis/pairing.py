@@ -19,12 +19,14 @@ from .inference import need_groups
 
 # %% ../../nbs/analysis/pairing.ipynb #43c7aeb9
 def correlation_interval(r: float, n: int) -> tuple[float, float]:
-    """95 % interval of a correlation by Fisher's z; [-1, 1] for three pairs or fewer, which say nothing."""
+    "95 % interval of a correlation by Fisher's z; [-1, 1] for three pairs or fewer, which say nothing."
     if n <= 3: return -1.0, 1.0
     below_one = 1 - 1e-15
-    z = np.arctanh(np.clip(r, -below_one, below_one))
+    inside = np.clip(r, -below_one, below_one)
+    z = np.arctanh(inside)
     half = stats.norm.isf(0.025)/np.sqrt(n - 3)
-    return tuple(np.tanh(z + np.array([-1, 1])*half))
+    low, high = np.tanh(z + np.array([-1, 1])*half)
+    return low, high
 
 # %% ../../nbs/analysis/pairing.ipynb #9f85b59c
 def paired_variances(
@@ -33,8 +35,9 @@ def paired_variances(
 ) -> tuple[float, float, float]:  # ratio, low, high
     """Var u / Var v of paired values and its 95 % interval, exact under normality.
 
-    Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity. NaN where neither varies."""
-    u_varies, v_varies = np.ptp(u) > 0, np.ptp(v) > 0   # rounding keeps a standard deviation from 0
+    Pitman (1939), Morgan (1939). Two pairs say nothing: 0 to infinity. NaN if neither varies."""
+    u_varies = np.ptp(u) > 0    # rounding keeps a standard deviation from 0
+    v_varies = np.ptp(v) > 0
     if not v_varies:
         ratio = np.inf if u_varies else np.nan
         return ratio, ratio, ratio
@@ -45,7 +48,8 @@ def paired_variances(
     t = stats.t.isf(0.025, df)
     k = 1 + 2*(1 - r**2)*t**2/df
     root = np.sqrt(k**2 - 1)
-    low, high = ratio*(k - root), ratio*(k + root)
+    low = ratio*(k - root)
+    high = ratio*(k + root)
     return ratio, float(low), float(high)
 
 # %% ../../nbs/analysis/pairing.ipynb #07c43b5c
@@ -73,15 +77,16 @@ def each_pair(
 
 # %% ../../nbs/analysis/pairing.ipynb #1d2463f4
 def _correlation(x, y):
-    """`(r, low, high)` of paired values."""
+    "`(r, low, high)` of paired values."
     if (x == y).all(): return 1.0, 1.0, 1.0
     both_vary = np.ptp(x)*np.ptp(y) > 0
     r = np.corrcoef(x, y)[0, 1] if both_vary else 0.0
-    return r, *correlation_interval(r, len(x))
+    low, high = correlation_interval(r, len(x))
+    return r, low, high
 
 # %% ../../nbs/analysis/pairing.ipynb #68efabfa
 def _pairing_note(n, ratio, low, identical):
-    """The verdict on a pair in words."""
+    "The verdict on a pair in words."
     if identical: return "identical by construction: the difference is always 0"
     if np.isnan(ratio): return "neither varies: there is nothing to reduce"
     if low > 1: return "helps"
@@ -90,25 +95,34 @@ def _pairing_note(n, ratio, low, identical):
 
 # %% ../../nbs/analysis/pairing.ipynb #f39553a5
 def _pairing(x, y):
-    """The columns of `variance_reduction` that come from paired values."""
+    "The columns of `variance_reduction` that come from paired values."
     ratio, low, high = variance_ratio(x, y)
     r, r_low, r_high = _correlation(x, y)
-    note = _pairing_note(len(x), ratio, low, identical=(x == y).all())
-    return dict(r=r, ratio=ratio, ci_low=low, ci_high=high, helps=bool(ratio > 1), n=len(x),
-                r_low=r_low, r_high=r_high, note=note)
+    n, identical = len(x), (x == y).all()
+    note = _pairing_note(n, ratio, low, identical)
+    return dict(
+        r=r,
+        ratio=ratio, ci_low=low, ci_high=high,
+        helps=bool(ratio > 1),
+        n=n,
+        r_low=r_low, r_high=r_high,
+        note=note)
 
 # %% ../../nbs/analysis/pairing.ipynb #18b7cc0b
 def _warn_no_help(rows):
-    """Warn of the pairs in these rows of a `variance_reduction` table, naming the first few."""
+    "Warn of the pairs in these rows of a `variance_reduction` table, naming the first few."
     if not len(rows): return
-    names = [_pair_text(row) for row in rows.to_dict("records")]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    warnings.warn(f"pairing did not help (variance ratio at most 1) at {'; '.join(names[:5])}{more}; "
+    pairs = [_pair_text(row) for row in rows.to_dict("records")]
+    rest = len(pairs) - 5
+    named = "; ".join(pairs[:5])
+    if rest > 0: named += f" and {rest} more"
+    warnings.warn(f"pairing did not help (variance ratio at most 1) at {named}; "
                   "their paired intervals are no narrower than independent runs would give")
 
 def _pair_text(row):
-    """Condition, strategies and ratio of a row in words."""
-    where = ", ".join(f"{k} {row[k]}" for k in ("condition", "n_labels") if k in row)
+    "Condition, strategies and ratio of a row in words."
+    keys = [k for k in ("condition", "n_labels") if k in row]
+    where = ", ".join(f"{k} {row[k]}" for k in keys)
     return f"{where}: {row['a']} and {row['b']} ({row['ratio']:.2f})"
 
 # %% ../../nbs/analysis/pairing.ipynb #76f16985

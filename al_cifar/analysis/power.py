@@ -25,7 +25,7 @@ def t_test_power(
     paired: bool = True,
     alpha: float = 0.05,            # level of the test
 ) -> float | np.ndarray:
-    """Probability that a two-sided t test rejects (noncentral t; Cohen 1988, chapter 2)."""
+    "Probability that a two-sided t test rejects (noncentral t; Cohen 1988, chapter 2)."
     n = np.asarray(replications)
     if np.any(n < 2): raise ValueError(f"replications is {replications}; a t test needs 2 or more")
     if not np.all(np.asarray(sd) > 0): raise ValueError(f"sd is {sd}; power needs a spread above 0")
@@ -38,7 +38,7 @@ def t_test_power(
 
 # %% ../../nbs/analysis/power.ipynb #a82778a9
 def _smallest(enough):
-    """Smallest whole number from 2 on that is enough, if all larger ones are too."""
+    "Smallest whole number from 2 on that is enough, if all larger ones are too."
     low, high = 1, 2
     while not enough(high): low, high = high, 2*high
     while high - low > 1:
@@ -54,13 +54,13 @@ def replications_needed(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> int:
-    """Smallest number of replications per strategy with which the t test has at least the given power."""
+    "Smallest number of replications per strategy with which the t test has at least the given power."
     if difference == 0: raise ValueError("difference is 0; no number of replications finds it")
     _check_power(power, alpha)
     return _smallest(lambda n: t_test_power(difference, sd, n, paired, alpha) >= power)
 
 def _check_power(power, alpha):
-    """Raise ValueError for a power that no number of replications gives."""
+    "Raise ValueError for a power that no number of replications gives."
     if not alpha < power < 1: raise ValueError(f"power is {power}; it must lie between alpha ({alpha}) and 1")
 
 # %% ../../nbs/analysis/power.ipynb #08d3f438
@@ -71,7 +71,7 @@ def smallest_difference(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> float:
-    """The true difference that the t test finds with the given power, in the units of sd."""
+    "The true difference that the t test finds with the given power, in the units of sd."
     _check_power(power, alpha)
     excess = lambda d: t_test_power(d, 1, replications, paired, alpha) - power
     high = 1
@@ -102,7 +102,7 @@ def detectable_difference(
     return out.assign(mean_accuracy=out.detectable/label_range) if label_range else out
 
 def _area_pairs(a):
-    """As `each_pair` of areas, for conditions with two strategies or more."""
+    "As `each_pair` of areas, for conditions with two strategies or more."
     for keys, table in strategy_tables(a, "aulc"):
         if len(table.columns) < 2:
             raise ValueError(f"condition {keys['condition']} has one strategy, nothing to compare")
@@ -114,7 +114,7 @@ def describe_detectable(
     found: pd.DataFrame,    # from detectable_difference
     power: float = 0.8,     # the power it was asked for
 ) -> str:
-    """A sentence or two on what a study can find."""
+    "A sentence or two on what a study can find."
     low, high = found.loc[found.detectable.idxmin()], found.loc[found.detectable.idxmax()]
     name = lambda row: _detectable_text(row, several_conditions=found.condition.nunique() > 1)
     span = name(low) if len(found) == 1 else f"between {name(low)} and {name(high)}, depending on the pair"
@@ -123,7 +123,7 @@ def describe_detectable(
             f"{100*power:.0f} % of the time is {span}. Smaller ones are found less often.")
 
 def _detectable_text(row, several_conditions):
-    """A row of `detectable_difference` as text: the difference and, in brackets, what it belongs to."""
+    "A row of `detectable_difference` as text: the difference and, in brackets, what it belongs to."
     points = f"{100*row.mean_accuracy:.2f} points of mean accuracy; " if "mean_accuracy" in row else ""
     where = f", condition {row.condition}" if several_conditions else ""
     return f"{row.detectable:.1f} ({points}{row.a} and {row.b}{where})"
@@ -134,7 +134,7 @@ def sd_upper(
     n: int,             # values it was estimated from
     level: float = 0.8,
 ) -> float | np.ndarray:
-    """Upper one-sided confidence limit of a standard deviation of normal values (chi-squared)."""
+    "Upper one-sided confidence limit of a standard deviation of normal values (chi-squared)."
     return sd*np.sqrt((n - 1)/stats.chi2.isf(level, n - 1))
 
 # %% ../../nbs/analysis/power.ipynb #c0285069
@@ -160,7 +160,7 @@ def plan_replications(
     return pd.DataFrame(rows)
 
 def _needs(difference, sd, paired, power, alpha):
-    """As `replications_needed`; infinite without a difference, 2 without a spread."""
+    "As `replications_needed`; infinite without a difference, 2 without a spread."
     if difference == 0: return np.inf
     return replications_needed(difference, sd, paired, power, alpha) if sd > 0 else 2
 
@@ -171,7 +171,7 @@ def anova_replications(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> int:
-    """Smallest number of replications per strategy for a one-way ANOVA (noncentral F; Cohen 1988, ch. 8)."""
+    "Smallest number of replications per strategy for a one-way ANOVA (noncentral F; Cohen 1988, ch. 8)."
     from statsmodels.stats.power import FTestAnovaPower     # heavy
     if not 0 < eta_squared < 1: raise ValueError(f"eta_squared is {eta_squared}; it must lie between 0 and 1")
     f = np.sqrt(eta_squared/(1 - eta_squared))

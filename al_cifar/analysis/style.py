@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MORE', 'DASHES', 'KNOWN', 'LOOKS', 'STYLE', 'strategy_styles', 'strategy_style', 'spread', 'label_lines',
-           'panels', 'finish', 'condition_label', 'dataset_of', 'panel_titles', 'alt_text', 'save_figure']
+           'panels', 'finish', 'save_figure']
 
 # %% ../../nbs/analysis/style.ipynb #77b11d5d
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +15,11 @@ from zlib import crc32
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from .curves import learning_curves
-from .frames import condition_order, error_rate, strategy_order
+from .frames import strategy_order
 
 # %% ../../nbs/analysis/style.ipynb #362d9688
 COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E00",
@@ -32,56 +30,64 @@ KNOWN = ("margin", "entropy", "badge", "coreset", "bald", "typiclust", "weighted
          "probcover", "maxherding", "cal", "egl", "dpp", "eps_greedy", "budget_switch", "npc")
 
 def _all_looks():
-    """Colour and dash of all looks but the paper's three, those of KNOWN first."""
-    known = [(MORE[i % 4], DASHES[(i//4 + i) % 4]) for i in range(len(KNOWN))]
+    "Colour and dash of all looks but the paper's three, those of KNOWN first."
+    known = []
+    for i in range(len(KNOWN)):
+        turn, place = divmod(i, 4)
+        known.append((MORE[place], DASHES[(turn + i) % 4]))     # a colour has another dash in each turn
     colours = [*MORE, *COLOURS.values()]
     every = [(colour, dash) for dash, colour in product(DASHES, colours)]
     papers = [(colour, "-") for colour in COLOURS.values()]
-    looks = [look for look in dict.fromkeys(known + every) if look not in papers]
+    once = dict.fromkeys(known + every)
+    looks = [look for look in once if look not in papers]
     return [dict(color=colour, linestyle=dash) for colour, dash in looks]
 
 LOOKS = _all_looks()
 
+# %% ../../nbs/analysis/style.ipynb #cd53780a
+def _free_place(code, taken):
+    "Place in LOOKS for a name with this hash: its own, or the next free one; those of KNOWN at last."
+    first, n = len(KNOWN), len(LOOKS)
+    others = [*range(first, n)]
+    own = code % len(others)
+    order = [*others[own:], *others[:own], *range(first)]
+    turns = range(len(taken)//n + 1)
+    places = (i + n*turn for turn in turns for i in order)
+    return next(place for place in places if place not in taken)
+
 # %% ../../nbs/analysis/style.ipynb #e01eb342
 def strategy_styles(names: Iterable[str]) -> dict[str, dict]:
-    """`color`, `linestyle` and `marker` of each strategy in a figure that shows `names`, no two alike."""
+    "`color`, `linestyle` and `marker` of each strategy in a figure that shows `names`, no two alike."
     names = strategy_order(names)
-    styles = {s: dict(color=COLOURS[s], linestyle="-", marker=None) for s in names if s in COLOURS}
+    papers = [s for s in names if s in COLOURS]
+    styles = {s: dict(color=COLOURS[s], linestyle="-", marker=None) for s in papers}
     places = {s: KNOWN.index(s) for s in names if s in KNOWN}
     styles |= {s: LOOKS[i] | dict(marker=None) for s, i in places.items()}
     others = [s for s in names if s not in styles]
     for s in others:
         taken = set(places.values())
-        places[s] = _free_place(crc32(s.encode()), taken)
+        code = crc32(s.encode())
+        places[s] = _free_place(code, taken)
         styles[s] = _look(places[s])
     return {s: styles[s] for s in names}
 
 def _look(place):
-    """The look at a place: those of LOOKS, which start again at their end with other markers."""
+    "The look at a place: those of LOOKS, which start again at their end with other markers."
     turn, i = divmod(place, len(LOOKS))
-    return LOOKS[i] | dict(marker="os^D"[(i + turn) % 4])
-
-# %% ../../nbs/analysis/style.ipynb #cd53780a
-def _free_place(code, taken):
-    """Place in LOOKS for a name with this hash: its own, or the next free one; those of KNOWN at last."""
-    first, n = len(KNOWN), len(LOOKS)
-    others = n - first
-    own = code % others
-    order = [first + (own + i) % others for i in range(others)] + [*range(first)]
-    rounds = range(len(taken)//n + 1)
-    return next(i + n*k for k in rounds for i in order if i + n*k not in taken)
+    marker = "os^D"[(i + turn) % 4]
+    return LOOKS[i] | dict(marker=marker)
 
 # %% ../../nbs/analysis/style.ipynb #52f28042
 def strategy_style(
     name: str,
     among: Iterable[str] = (),  # the other strategies in the figure
 ) -> dict:
-    """`color`, `linestyle` and `marker` of one strategy: see `strategy_styles`."""
+    "`color`, `linestyle` and `marker` of one strategy: see `strategy_styles`."
     return strategy_styles({name, *among})[name]
 
 # %% ../../nbs/analysis/style.ipynb #d06acec9
 def spread(y: Sequence[float], gap: float) -> np.ndarray:
-    """Positions nearest to `y` (in squares), in the same order, at least `gap` apart."""
+    "Positions nearest to `y` (in squares), in the same order, at least `gap` apart."
     from sklearn.isotonic import isotonic_regression    # heavy
     order = np.argsort(y, kind="stable")
     ascending = np.asarray(y, float)[order]
@@ -92,45 +98,53 @@ def spread(y: Sequence[float], gap: float) -> np.ndarray:
 
 # %% ../../nbs/analysis/style.ipynb #3105b9e5
 def _label_offsets(ax, ends):
-    """Points (right, up) from line ends to labels at the axis' edge, a text line apart, below the title."""
+    "Points (right, up) from line ends to labels at the axis' edge, a text line apart, below the title."
     ax.figure.canvas.draw()                 # the layout settles where the axis is
-    points = 72/ax.figure.dpi
+    points = 72/ax.figure.dpi               # per pixel
     box = ax.get_window_extent()
     right, top = box.x1*points, box.y1*points
-    x, y = (ax.transData.transform(ends)*points).T
+    pixels = ax.transData.transform(ends)
+    x, y = (pixels*points).T
     places = spread(y, 9.6)                 # a line of 8-point text, descenders included
-    places -= max(0, places.max() - top)
+    too_high = places.max() - top
+    places -= max(0, too_high)
     return np.column_stack([right - x, places - y])
 
 # %% ../../nbs/analysis/style.ipynb #06bad156
 def _end(line):
-    """The last point of a line."""
+    "The last point of a line."
     return line.get_xdata()[-1], line.get_ydata()[-1]
 
 def _label_line(ax, line, offset, joined):
-    """Write the name of a line a little right of this offset from its end; joined: by a thin line."""
+    "Write the name of a line a little right of this offset from its end; joined: by a thin line."
     name = line.get_label().replace("_", " ")
     ink = [0.7*channel for channel in to_rgb(line.get_color())]
-    thin = dict(arrowstyle="-", lw=0.5, color=ink, shrinkA=0, shrinkB=0, relpos=(0, 0.5))
-    room = [14 if joined else 3, 0]
-    ax.annotate(name, _end(line), offset + room, textcoords="offset points", va="center", color=ink,
-                annotation_clip=False, arrowprops=thin if joined else None, label="_line label")
+    room, thin = [3, 0], None
+    if joined:
+        room = [14, 0]
+        thin = dict(arrowstyle="-", lw=0.5, color=ink, shrinkA=0, shrinkB=0, relpos=(0, 0.5))
+    ax.annotate(
+        name, _end(line), offset + room,
+        textcoords="offset points", va="center", annotation_clip=False,
+        color=ink, arrowprops=thin, label="_line label")
 
 # %% ../../nbs/analysis/style.ipynb #13d976be
 def _line_labels(ax):
-    """The labels that `label_lines` wrote."""
+    "The labels that `label_lines` wrote."
     return [t for t in ax.texts if t.get_label() == "_line label"]
 
 # %% ../../nbs/analysis/style.ipynb #0d6dacb5
 def _end_axis_with_lines(ax):
-    """Let the axis, and those that share it, end where the longest line does, with room for half a marker."""
+    "Let the axis, and those that share it, end where the longest line does, with room for half a marker."
     shared = ax.get_shared_x_axes().get_siblings(ax)
-    left, right = ax.get_xlim()[0], max(a.dataLim.x1 for a in shared)
-    ax.set_xlim(right=right + 0.01*(right - left))
+    left, _ = ax.get_xlim()
+    right = max(a.dataLim.x1 for a in shared)
+    room = 0.01*(right - left)
+    ax.set_xlim(right=right + room)
 
 # %% ../../nbs/analysis/style.ipynb #1c7e8bb4
 def label_lines(ax: Axes) -> None:
-    """Name every labelled line of the axis at its right; the axis limits should be final."""
+    "Name every labelled line of the axis at its right; the axis limits should be final."
     for label in _line_labels(ax): label.remove()
     drawn = [line for line in ax.get_lines() if len(line.get_xdata())]
     lines = [line for line in drawn if not line.get_label().startswith("_")]
@@ -155,15 +169,16 @@ def panels(
     height: float = 2.5,
     columns: int = 2,       # panels in a row
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Context of a figure and its axes, one per title, in the package's style; finished at the end."""
+    "Context of a figure and its axes, one per title, in the package's style; finished at the end."
     columns = min(columns, len(titles))
     rows = -(-len(titles)//columns)
     with plt.rc_context(STYLE):
         size = width*columns, height*rows
         fig, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
         fig.set_layout_engine("constrained", hspace=0.06)   # room between a title and the panel above it
-        axes = list(grid.flat[:len(titles)])
-        for ax in grid.flat[len(titles):]: ax.remove()
+        n = len(titles)
+        axes, empty = list(grid.flat[:n]), grid.flat[n:]
+        for ax in empty: ax.remove()
         for ax, title in zip(axes, titles): ax.set_title(title)
         try:
             yield fig, axes
@@ -172,11 +187,11 @@ def panels(
 
 # %% ../../nbs/analysis/style.ipynb #483cb502
 def finish(fig: Figure, axes: Sequence[Axes]) -> Figure:
-    """Label the outer panels only, fix the layout, and take the figure off pyplot's list; it still shows."""
+    "Label the outer panels only, fix the layout, and take the figure off pyplot's list; it still shows."
     columns = axes[0].get_gridspec().ncols
     for i, ax in enumerate(axes):
         ax.label_outer()
-        nothing_below = i + columns >= len(axes)    # also where the last row is not full
+        nothing_below = i + columns >= len(axes)    # also if the last row is not full
         if nothing_below:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel(axes[-1].get_xlabel())
@@ -187,58 +202,17 @@ def finish(fig: Figure, axes: Sequence[Axes]) -> Figure:
     plt.close(fig)
     return fig
 
-# %% ../../nbs/analysis/style.ipynb #91babd01
-def condition_label(condition: str) -> str:
-    """How a condition is printed: `ε = 0.1`, `ε ~ U[0, 0.15]`."""
-    rate = error_rate(condition)
-    if rate is not None: return f"ε = {rate:g}"
-    return f"ε ~ {condition.replace(',', ', ')}" if condition.startswith("U[") else condition
-
-# %% ../../nbs/analysis/style.ipynb #3057c278
-def dataset_of(df: pd.DataFrame) -> str | None:
-    """Name of the data set if the frame has a column of that name; ValueError if it has several."""
-    names = sorted(set(df["dataset"])) if "dataset" in df else []
-    if len(names) > 1: raise ValueError(f"the frame mixes the data sets {names}; plot one at a time")
-    return names[0] if names else None
-
-# %% ../../nbs/analysis/style.ipynb #619ffe96
-def panel_titles(conditions: Iterable[str], dataset: str | None = None) -> list[str]:
-    """The titles of panels that show a condition each."""
-    return [(f"{dataset}, " if dataset else "") + condition_label(c) for c in conditions]
-
-# %% ../../nbs/analysis/style.ipynb #8ba789a2
-def alt_text(
-    df: pd.DataFrame,       # tidy results, or curves from learning_curves
-    dataset: str | None = None,
-) -> str:
-    """One sentence that describes a figure of learning curves."""
-    dataset = dataset or dataset_of(df)
-    curves = learning_curves(df, "t") if "accuracy" in df else df
-    n, labels = curves["n"], curves["n_labels"]
-    runs = f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    runs += " replications with 95 % intervals" if n.max() > 1 else " replication"
-    where = f" on {dataset}" if dataset else ""
-    last = curves[labels == labels.max()]
-    ends = [_ends_text(last, condition) for condition in condition_order(curves["condition"])]
-    span = f"from {labels.min():,} to {labels.max():,} labels"
-    return f"Learning curves{where}, mean test accuracy of {runs} {span}; at the end, {'; '.join(ends)}."
-
-def _ends_text(last, condition):
-    """The last means of a condition's strategies as text."""
-    here = last[last["condition"] == condition]
-    ends = [f"{s.replace('_', ' ')} {100*m:.1f} %" for s, m in zip(here["strategy"], here["mean"])]
-    return f"{condition_label(condition)}: {', '.join(ends)}"
-
 # %% ../../nbs/analysis/style.ipynb #d3aaaf8c
 def save_figure(
     fig: Figure,
     path: str | Path,   # without an ending; .svg or .png is dropped
 ) -> tuple[Path, Path]:  # of the two files
-    """Write `path`.svg and `path`.png (200 dpi), making folders as needed."""
+    "Write `path`.svg and `path`.png (200 dpi), making folders as needed."
     path = Path(path)
     if path.suffix in (".svg", ".png"): path = path.with_suffix("")
     path.parent.mkdir(parents=True, exist_ok=True)
-    svg, png = (path.with_name(path.name + ending) for ending in (".svg", ".png"))
+    svg = path.with_name(f"{path.name}.svg")
+    png = path.with_name(f"{path.name}.png")
     with plt.rc_context(STYLE):
         fig.savefig(svg, metadata=dict(Date=None))
         fig.savefig(png, dpi=200)

@@ -28,19 +28,25 @@ def toy_evaluators(
     selector: float = 5.0,  # how much better least_confidence is on its own learner
     seed: int = 0,
 ) -> pd.DataFrame:  # condition, strategy, replication, evaluator, aulc
-    """Areas of a simulated study of random and least_confidence, measured by several evaluators."""
+    "Areas of a simulated study of random and least_confidence, measured by several evaluators."
     g = np.random.default_rng(seed)
     shared = world*g.standard_normal((1, R, 1))
     sets = path*g.standard_normal((2, R, 1))
-    x = 800 + shared + sets + training*g.standard_normal((2, R, m))
-    x[1, :, 0] += selector
-    s, r, e = (i.ravel() for i in np.indices(x.shape))
+    noise = training*g.standard_normal((2, R, m))
+    areas = 800 + shared + sets + noise
+    areas[1, :, 0] += selector
+    s, r, e = (i.ravel() for i in np.indices(areas.shape))
     names = np.array(["random", "least_confidence"])
-    return pd.DataFrame(dict(condition="0.1", strategy=names[s], replication=r, evaluator=e, aulc=x.ravel()))
+    return pd.DataFrame(dict(
+        condition="0.1",
+        strategy=names[s],
+        replication=r,
+        evaluator=e,
+        aulc=areas.ravel()))
 
 # %% ../../nbs/analysis/variance.ipynb #4a4fd265
 def need_evaluators(a: pd.DataFrame) -> None:
-    """Raise ValueError if the frame has no column `evaluator`."""
+    "Raise ValueError if the frame has no column `evaluator`."
     if "evaluator" not in a:
         raise ValueError("the frame lacks the column 'evaluator': it holds means, from which training noise "
                          "cannot be told; load_results(path, each_evaluator=True) reads the accuracy of each "
@@ -58,8 +64,9 @@ def evaluator_areas(
     differ = labels.index[labels != labels.iloc[0]]
     if len(differ):
         e, first = differ[0], labels.index[0]
+        in_one = sorted(labels[e] ^ labels[first])
         raise ValueError(f"evaluator {e} measured other numbers of labels than evaluator {first}: "
-                         f"{sorted(labels[e] ^ labels[first])}; keep those that all have")
+                         f"{in_one}; keep those that all have")
     parts = [aulc(part).assign(evaluator=e) for e, part in df.groupby("evaluator")]
     out = sort_rows(pd.concat(parts))
     out.attrs["label_range"] = parts[0].attrs["label_range"]
@@ -73,9 +80,11 @@ def mean_squares(
 
     They have R - 1 and R(m - 1) - 1 degrees of freedom."""
     R, m = y.shape[-2:]
+    selects = np.arange(m) == 0
     rest = y - y.mean(-1, keepdims=True)
     shift = rest[..., :1].mean(-2, keepdims=True)
-    rest = rest - np.where(np.arange(m) == 0, shift, -shift/(m - 1))
+    of_others = -shift/(m - 1)
+    rest = rest - np.where(selects, shift, of_others)
     between = m*y.mean(-1).var(-1, ddof=1)
     within = (rest**2).sum((-2, -1))/(R*(m - 1) - 1)
     return between, within
@@ -87,7 +96,7 @@ def difference_limits(
     n1: int,
     n2: int,
 ) -> list[np.ndarray]:  # low, high
-    """95 % limits of E(s1) - E(s2) for two mean squares (Ting et al. 1990)."""
+    "95 % limits of E(s1) - E(s2) for two mean squares (Ting et al. 1990)."
     limits = []
     for tail, sign in ((0.025, -1), (0.975, 1)):
         f = stats.f.isf(tail, n1, n2)
@@ -110,17 +119,20 @@ def component_estimates(
     b, w = mean_squares(y)
     n1, n2 = R - 1, R*(m - 1) - 1
     tails = (0.025, 0.975)
-    low, high = (np.maximum(x/m, 0) for x in difference_limits(b, w, n1, n2))
+    low, high = (np.maximum(limit/m, 0) for limit in difference_limits(b, w, n1, n2))
     within_low, within_high = (n2*w/stats.chi2.isf(tail, n2) for tail in tails)
-    at_limits = [_intraclass(b, stats.f.isf(tail, n1, n2)*w, m) for tail in tails]
-    icc_low, icc_high = (np.maximum(icc, 0) for icc in at_limits)
+    shares = []
+    for tail in tails:
+        f = stats.f.isf(tail, n1, n2)
+        shares.append(np.maximum(_intraclass(b, f*w, m), 0))
+    icc_low, icc_high = shares
     return dict(
         var_between=(b - w)/m, var_between_low=low, var_between_high=high,
         var_within=w, var_within_low=within_low, var_within_high=within_high,
         icc=_intraclass(b, w, m), icc_low=icc_low, icc_high=icc_high)
 
 def _intraclass(between, within, m):
-    """Two mean squares as an intraclass correlation; NaN if both are 0."""
+    "Two mean squares as an intraclass correlation; NaN if both are 0."
     top = np.asarray(between - within)
     bottom = np.asarray(between + (m - 1)*within)
     undefined = np.full(bottom.shape, np.nan)
@@ -128,12 +140,13 @@ def _intraclass(between, within, m):
 
 # %% ../../nbs/analysis/variance.ipynb #6071088c
 def _check_balance(where, tables):
-    """Raise ValueError unless every strategy's table has the same evaluators, 0 to m - 1, and no gap."""
+    "Raise ValueError unless every strategy's table has the same evaluators, 0 to m - 1, and no gap."
     names = sorted(set().union(*tables.values()))
-    if names != list(range(len(names))):
+    m = len(names)
+    if names != list(range(m)):
         raise ValueError(f"{where} has the evaluators {names}; they must be 0, 1, ..., of which 0 is the one "
                          "that selects")
-    if len(names) == 1:
+    if m == 1:
         raise ValueError(f"{where} has evaluator 0 only; training noise shows between two or more, as "
                          "Config(evaluators=2) makes them")
     for s, table in tables.items():
@@ -167,12 +180,12 @@ def evaluator_tables(
     return found
 
 def _where(keys):
-    """Pairs of name and value as text for messages."""
+    "Pairs of name and value as text for messages."
     return ", ".join(f"{k} {v}" for k, v in keys)
 
 # %% ../../nbs/analysis/variance.ipynb #e0fec8c7
 def _measurements(where, tables, names):
-    """Values of one table, or differences of two on the replications they share, as an array (R, m)."""
+    "Values of one table, or differences of two on the replications they share, as an array (R, m)."
     first, last = tables[0].index, tables[-1].index
     both = first.intersection(last)
     if len(both) < 2:
@@ -180,22 +193,27 @@ def _measurements(where, tables, names):
                          "components need two or more")
     left = first.symmetric_difference(last).tolist()
     if left: warnings.warn(f"replication(s) {left} lack {' or '.join(names)} and are left out of the pair")
-    y = [t.loc[both].to_numpy(float) for t in tables]
-    return y[0] if len(y) == 1 else y[0] - y[1]
+    values = [table.loc[both].to_numpy(float) for table in tables]
+    if len(values) == 1: return values[0]
+    of_a, of_b = values
+    return of_a - of_b
 
 # %% ../../nbs/analysis/variance.ipynb #b067df51
 def _components_row(y):
-    """The columns of `variance_components` that come from the measurements y (R, m)."""
+    "The columns of `variance_components` that come from the measurements y (R, m)."
     R, m = y.shape
-    equal = np.ptp(y) <= 1e-12*np.abs(y).max()
-    c = component_estimates(np.zeros_like(y) if equal else y - y[0, 0])
+    rounding = 1e-12*np.abs(y).max()
+    equal = np.ptp(y) <= rounding
+    shifted = np.zeros_like(y) if equal else y - y[0, 0]
+    components = component_estimates(shifted)
     more_than_others = y[:, 0] - y[:, 1:].mean(axis=1)
     own = dict(diff=0.0, ci_low=0.0, ci_high=0.0) if equal else paired_t(more_than_others)
     selector = dict(selector=own["diff"], selector_low=own["ci_low"], selector_high=own["ci_high"])
-    return dict(n=R, m=m) | c | selector | dict(note=_components_note(equal, c["var_between"]))
+    note = _components_note(equal, components["var_between"])
+    return dict(n=R, m=m) | components | selector | dict(note=note)
 
 def _components_note(equal, var_between):
-    """What is unusual about the components, in words."""
+    "What is unusual about the components, in words."
     if equal: return "all measurements are equal: no variance, no icc"
     return "" if var_between >= 0 else "replications differ less than training noise alone would make them"
 
@@ -210,14 +228,15 @@ def variance_components(
     The components are those of `component_estimates`, in squared units of the values. selector, with _low and
     _high, is evaluator 0 minus the others (t interval). Results give a row per number of labels.
     Raises ValueError for one evaluator, one replication, a missing measurement."""
+    columns = ["a", "b"] if pairs else ["strategy"]
     rows = []
     for keys, tables in evaluator_tables(a, value):
         where = _where(keys.items())
         if pairs and len(tables) < 2:
             raise ValueError(f"{where} has one strategy, {list(tables)}; pairs=False takes it alone")
-        for names in combinations(tables, 2 if pairs else 1):
-            y = _measurements(where, [tables[s] for s in names], names)
-            columns = ["a", "b"] if pairs else ["strategy"]
+        for names in combinations(tables, len(columns)):
+            of_names = [tables[s] for s in names]
+            y = _measurements(where, of_names, names)
             label = dict(zip(columns, names))
             rows.append(keys | label | _components_row(y))
     return pd.DataFrame(rows)

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .captions import condition_label
 from .frames import condition_order, strategy_tables
 from .pairing import paired_variances
-from .style import LOOKS, condition_label, panels
+from .style import LOOKS, panels
 
 # %% ../../nbs/analysis/variance_change.ipynb #0757a48c
 def shared_replications(
@@ -23,7 +24,7 @@ def shared_replications(
     a: str,
     b: str,
 ) -> list[np.ndarray]:
-    """Differences of strategies `a` and `b`, an array for each table, on the replications that all have."""
+    "Differences of strategies `a` and `b`, an array for each table, on the replications that all have."
     differences = [(table[a] - table[b]).dropna() for table in tables]
     replications = (set(d.index) for d in differences)
     both = sorted(set.intersection(*replications))
@@ -31,9 +32,10 @@ def shared_replications(
 
 # %% ../../nbs/analysis/variance_change.ipynb #c8b13570
 def _changes(keys, before, after, baseline, learner):
-    """The rows of one condition and learner: a row for each pair of strategies that both tables have."""
-    rows, (name,) = [], learner.values()
+    "The rows of one condition and learner: a row for each pair of strategies that both tables have."
+    [name] = learner.values()
     both = [s for s in before if s in after]
+    rows = []
     for s, t in combinations(both, 2):
         x, y = shared_replications([before, after], s, t)
         n = len(x)
@@ -65,13 +67,21 @@ def variance_change(
     for keys, before in tables.pop(baseline):
         for name, of_learner in tables.items():
             same_keys = [table for other, table in of_learner if other == keys]
-            for after in same_keys: rows += _changes(keys, before, after, baseline, {by: name})
+            learner = {by: name}
+            for after in same_keys: rows += _changes(keys, before, after, baseline, learner)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/variance_change.ipynb #41d77b4a
 def _lines(change):
-    """Condition and pair of each row."""
-    return [*change[["condition", "a", "b"]].itertuples(index=False, name=None)]
+    "Condition and pair of each row."
+    keys = change[["condition", "a", "b"]]
+    return list(keys.itertuples(index=False, name=None))
+
+def _lines_in_order(change):
+    "Each condition and pair once, in the order of conditions."
+    once = list(dict.fromkeys(_lines(change)))
+    conditions = condition_order(change["condition"])
+    return sorted(once, key=lambda line: conditions.index(line[0]))
 
 # %% ../../nbs/analysis/variance_change.ipynb #bfc5c16a
 def plot_variance_change(
@@ -79,16 +89,17 @@ def plot_variance_change(
     by: str = "learner",    # column of the learners' names
     width: float = 4.8,     # inches
 ) -> Figure:
-    """Figure of `variance_change`: a line per condition and pair, a dot with its interval per learner."""
-    pairs = change[["condition", "a", "b"]].drop_duplicates()
-    conditions = condition_order(pairs["condition"])
-    lines = [line for c in conditions for line in _lines(pairs[pairs["condition"] == c])]
+    "Figure of `variance_change`: a line per condition and pair, a dot with its interval per learner."
+    lines = _lines_in_order(change)
     names = list(dict.fromkeys(change[by]))
-    with panels([""], width, 0.34*len(lines) + 1.1) as (fig, (ax,)):
+    middle = (len(names) - 1)/2
+    height = 0.34*len(lines) + 1.1
+    with panels([""], width, height) as (fig, (ax,)):
         ax.axvline(1, color="0.5", lw=.8)
         for i, name in enumerate(names):
-            below = 0.25*(i - (len(names) - 1)/2)
-            _draw_changes(ax, change[change[by] == name], lines, below, LOOKS[i]["color"], name)
+            of_learner = change[change[by] == name]
+            below = 0.25*(i - middle)
+            _draw_changes(ax, of_learner, lines, below, LOOKS[i]["color"], name)
         ax.set(xscale="log", yticks=range(len(lines)), xlabel="variance of the difference, times smaller")
         ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
         labels = [f"{a} - {b}, {condition_label(c)}" for c, a, b in lines]
@@ -99,7 +110,7 @@ def plot_variance_change(
     return fig
 
 def _draw_changes(ax, change, lines, below, color, name):
-    """Dots and intervals of one learner, a little below the places of their lines."""
+    "Dots and intervals of one learner, a little below the places of their lines."
     at = np.array([lines.index(line) for line in _lines(change)]) + below
     ax.hlines(at, change["ci_low"], change["ci_high"], color=color, lw=1.2)
     ax.plot(change["ratio"], at, "o", ms=4, color=color, label=name)

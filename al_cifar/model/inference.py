@@ -23,29 +23,36 @@ def toy_images(n: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
 # %% ../../nbs/model/inference.ipynb #7d6f5c1f
 def normalise(x: torch.Tensor) -> torch.Tensor:
     "uint8 images (n, 3, H, W) as float32 in [-1, 1], `channels_last`. Source: paper, section 3.1."
-    return x.to(torch.float32).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+    scaled = x.to(torch.float32).div_(127.5).sub_(1)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/model/inference.ipynb #554e82dd
 def cast(x: torch.Tensor, precision: str) -> torch.autocast:
     "A context in which operations on the device of `x` run in `precision`, \"fp32\" or \"bf16\"."
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
+    short = precision == "bf16"
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=short)
 
 # %% ../../nbs/model/inference.ipynb #c44996f6
-def _images_at_once(device, members): return 125 if device.type == "cpu" else 64 + 16_000//members
+def _images_at_once(device, members):
+    if device.type == "cpu": return 125
+    return 64 + 16_000//members
 
 def _predict(folded, images, batch, precision):
     "Logits and embeddings of at most `batch` images, which are filled up to that."
     n = len(images)
-    full = F.pad(images, (0,)*7 + (batch - n,))
+    missing = batch - n
+    full = F.pad(images, (0,)*7 + (missing,))
     with cast(images, precision):
         h = folded.embedding(normalise(full))
         return folded.classify(h)[:n], h[:n]
 
 # %% ../../nbs/model/inference.ipynb #b7c1951c
 def _check_finite(logits):
-    bad = len(logits) - int(logits.isfinite().flatten(1).all(1).sum())
+    n = len(logits)
+    finite = logits.isfinite().flatten(1).all(1)
+    bad = n - int(finite.sum())
     if not bad: return
-    raise FloatingPointError(f"logits of {bad} of {len(logits)} images are not finite: training has diverged")
+    raise FloatingPointError(f"logits of {bad} of {n} images are not finite: training has diverged")
 
 # %% ../../nbs/model/inference.ipynb #8f9b1c1b
 @torch.inference_mode()
@@ -57,12 +64,15 @@ def infer(
     precision: str = "fp32",   # or "bf16"
 ) -> list[torch.Tensor]:       # float32 logits (n, C), embeddings (n, width); of M members (n, M, ...)
     "What a model predicts, on the images' device. Raises `FloatingPointError` if a logit is not finite."
-    rows = torch.arange(len(x), device=x.device) if rows is None else torch.as_tensor(rows).to(x.device)
-    batch = batch or _images_at_once(x.device, folded.members)
-    shape = (len(rows), folded.members)
-    empty = lambda width: torch.empty(*shape, width, device=x.device).squeeze(1)
-    logits, embeddings = empty(folded.n_classes), empty(folded.width)
-    for start in range(0, len(rows), batch):
+    device, members = x.device, folded.members
+    if rows is None: rows = torch.arange(len(x), device=device)
+    rows = torch.as_tensor(rows).to(device)
+    n = len(rows)
+    batch = batch or _images_at_once(device, members)
+    empty = lambda width: torch.empty(n, members, width, device=device).squeeze(1)
+    logits = empty(folded.n_classes)
+    embeddings = empty(folded.width)
+    for start in range(0, n, batch):
         part = slice(start, start + batch)
         logits[part], embeddings[part] = _predict(folded, x[rows[part]], batch, precision)
     _check_finite(logits)
@@ -77,5 +87,6 @@ def accuracy(
 ) -> float | list[float]:     # in [0, 1]; with several members a list, one for each
     "Share of the images whose largest logit is at the label."
     logits, _ = infer(folded, x, precision=precision)
-    right = logits.argmax(-1).movedim(-1, 0) == y.to(x.device)
+    predicted = logits.argmax(-1).movedim(-1, 0)
+    right = predicted == y.to(x.device)
     return right.double().mean(-1).tolist()

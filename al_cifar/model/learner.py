@@ -37,27 +37,38 @@ class Cost(NamedTuple):
 # %% ../../nbs/model/learner.ipynb #15e46356
 def _keep(layer, members, of):
     "Keep the blocks of `members` in what `layer` itself holds, `of` members so far."
-    kept = lambda value: value.unflatten(0, (of, -1))[members].flatten(0, 1)
-    for name, p in list(layer.named_parameters(recurse=False)):
-        setattr(layer, name, nn.Parameter(kept(p), requires_grad=False))
-    for name, b in list(layer.named_buffers(recurse=False)):
+    def kept(value):
+        blocks = value.unflatten(0, (of, -1))
+        return blocks[members].flatten(0, 1)
+    parameters = list(layer.named_parameters(recurse=False))
+    buffers = list(layer.named_buffers(recurse=False))
+    for name, p in parameters:
+        part = nn.Parameter(kept(p), requires_grad=False)
+        setattr(layer, name, part)
+    for name, b in buffers:
         if b.ndim: setattr(layer, name, kept(b))
-    for name in ("groups", "num_groups"):  # 1 where members share their input
+    for name in ("groups", "num_groups"):
         groups = getattr(layer, name, 1)
-        if groups % of == 0: setattr(layer, name, groups//of*len(members))
+        shared = groups % of > 0    # one group, if members share their input
+        if not shared: setattr(layer, name, groups//of*len(members))
 
 # %% ../../nbs/model/learner.ipynb #9d04a27e
-def _has_fan_in(layer): return getattr(getattr(layer, "weight", None), "ndim", 0) > 1
+def _has_fan_in(layer):
+    weight = getattr(layer, "weight", None)
+    return getattr(weight, "ndim", 0) > 1
 
 # %% ../../nbs/model/learner.ipynb #b7fadbed
 def _count(model, x):
     "Values that the layers of `model` with a fan in put out for `x`, and the operations that this takes."
-    seen = []
-    def note(layer, _, out): seen.append((out.numel(), 2*layer.weight[0].numel()))
+    values, operations = [], []
+    def note(layer, _, out):
+        n, fan_in = out.numel(), layer.weight[0].numel()
+        values.append(n)
+        operations.append(2*fan_in*n)
     for layer in model.modules():
         if _has_fan_in(layer): layer.register_forward_hook(note)
     model(x)
-    return sum(values for values, _ in seen), sum(values*each for values, each in seen)
+    return sum(values), sum(operations)
 
 # %% ../../nbs/model/learner.ipynb #bd68787e
 class Learner(nn.Module):
@@ -82,9 +93,10 @@ class Learner(nn.Module):
 
     def pick(self, members: list) -> "Learner":
         "Of a folded learner, `members` (list of int) alone, in that order."
-        if list(members) == list(range(self.members)): return self
+        members, everyone = list(members), list(range(self.members))
+        if members == everyone: return self
         part = copy.deepcopy(self)
-        for layer in part.modules(): _keep(layer, list(members), self.members)
+        for layer in part.modules(): _keep(layer, members, self.members)
         part.members = len(members)
         return part.to(memory_format=torch.channels_last)
 
@@ -94,9 +106,11 @@ class Learner(nn.Module):
         parameters = list(self.parameters())
         channels, h, w = self.shape
         image = torch.zeros(1, self.members*channels, h, w, device=parameters[0].device)
-        maps, flops = _count(copy.deepcopy(self).eval(), image)
-        each = [maps, flops, sum(p.numel() for p in parameters)]
-        return Cost(*(total//self.members for total in each), self.width)
+        model = copy.deepcopy(self).eval()
+        maps, flops = _count(model, image)
+        weights = sum(p.numel() for p in parameters)
+        each = [total//self.members for total in (maps, flops, weights)]
+        return Cost(*each, self.width)
 
 # %% ../../nbs/model/learner.ipynb #7a232d2c
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -110,7 +124,8 @@ def draw_weights(
     for layer in model.modules():
         own = dict(layer.named_parameters(recurse=False))
         if _has_fan_in(layer):
-            bound = layer.weight[0].numel()**-.5
+            fan_in = layer.weight[0].numel()
+            bound = fan_in**-.5
             for p in own.values(): _draw(p.chunk(model.members), generators, bound)
         elif isinstance(layer, _NORMS): layer.reset_parameters()
         elif own:
@@ -119,7 +134,8 @@ def draw_weights(
 
 def _draw(parts, generators, bound):
     for part, g in zip(parts, generators, strict=True):
-        part.copy_(torch.from_numpy(g.uniform(-bound, bound, part.shape)))
+        drawn = g.uniform(-bound, bound, part.shape)
+        part.copy_(torch.from_numpy(drawn))
 
 # %% ../../nbs/model/learner.ipynb #a30f57ce
 def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
@@ -127,17 +143,21 @@ def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 def _noise(shape, n=16, seed=0):
     "Images of noise, (n, *shape) float32 in [-1, 1], and labels."
     g = np.random.default_rng(seed)
-    images = torch.from_numpy(g.uniform(-1, 1, (n, *shape)).astype(np.float32))
-    return images.contiguous(memory_format=torch.channels_last), torch.arange(n)
+    drawn = g.uniform(-1, 1, (n, *shape)).astype(np.float32)
+    images = torch.from_numpy(drawn).contiguous(memory_format=torch.channels_last)
+    return images, torch.arange(n)
 
 # %% ../../nbs/model/learner.ipynb #3f13c759
 def _global_rngs():
     "The state of every generator that belongs to nobody, as bytes."
-    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()))
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+    return pickle.dumps(states)
 
 # %% ../../nbs/model/learner.ipynb #8c7e1bb9
 def _check_gradients(text, model, x, y):
-    F.cross_entropy(model.train()(x), y % model.n_classes).backward()
+    logits = model.train()(x)
+    loss = F.cross_entropy(logits, y % model.n_classes)
+    loss.backward()
     for name, p in model.named_parameters():
         finite = p.grad is not None and p.grad.isfinite().all()
         assert finite, f"{text}: the gradient of {name} is missing or not finite"
@@ -161,15 +181,17 @@ def _check_fold(text, model, x):
 
 # %% ../../nbs/model/learner.ipynb #4ed7cf2e
 def _check_stack(text, stack, singles, x):
-    rolled = [x.roll(i, 0) for i in range(len(singles))]  # images of its own for each member
+    m = len(singles)
+    rolled = [x.roll(i, 0) for i in range(m)]  # images of its own for each member
     logits = stack.train()(torch.cat(rolled, 1))
     logits.square().sum().backward()
     for i, (one, images) in enumerate(zip(singles, rolled)):
         alone = one.train()(images)
         alone.square().sum().backward()
         assert _near(logits[:, i], alone), f"{text}: members side by side are not what they are alone"
-        parts = [p.grad.chunk(len(singles))[i] for p in stack.parameters()]
-        same = all(_near(part, p.grad) for part, p in zip(parts, one.parameters()))
+        in_stack = [p.grad.chunk(m)[i] for p in stack.parameters()]
+        by_itself = [p.grad for p in one.parameters()]
+        same = all(map(_near, in_stack, by_itself))
         assert same, f"{text}: members side by side do not learn what they learn alone"
 
 def _check_picks(text, stack, singles, x):
@@ -185,13 +207,15 @@ def check_model(
     shape: tuple = (3, 32, 32),  # channels, height, width
 ) -> Cost:
     "Hold a learner to the contract; raises `AssertionError` that says which clause broke."
-    rngs, x, y = _global_rngs(), *_noise(shape)
+    rngs = _global_rngs()
+    x, y = _noise(shape)
     made = lambda *seeds: _made(text, n_classes, shape, seeds)
+    weights = lambda model: list(model.state_dict().values())
     model = made(0)
     assert rngs == _global_rngs(), f"{text}: making it draws from a global generator (skip_init does not)"
-    again, other = ([*made(seed).state_dict().values()] for seed in (0, 1))
-    same = [torch.equal(p, q) for p, q in zip(model.state_dict().values(), again)]
-    assert all(same), f"{text}: the same generator gives other weights"
+    again, other = weights(made(0)), weights(made(1))
+    same = all(map(torch.equal, weights(model), again))
+    assert same, f"{text}: the same generator gives other weights"
     assert not all(map(torch.equal, again, other)), f"{text}: the weights ignore the generator"
 
     _check_gradients(text, model, x, y)
@@ -209,4 +233,5 @@ def check_model(
 
 def _made(text, n_classes, shape, seeds):
     model = MODELS.make(text)(n_classes, shape, len(seeds))
-    return draw_weights(model, *map(np.random.default_rng, seeds))
+    generators = map(np.random.default_rng, seeds)
+    return draw_weights(model, *generators)

@@ -25,19 +25,25 @@ def check_labels(
     "Labels as int64; a `ValueError` names the first one outside 0..n_classes-1 and its position."
     y = np.asarray(y)
     if y.dtype.kind not in "iu": raise ValueError(f"labels must be integers, got dtype {y.dtype}")
-    bad = np.flatnonzero((y < 0) | (y >= n_classes))
+    outside = (y < 0) | (y >= n_classes)
+    bad = np.flatnonzero(outside)
     if len(bad):
-        raise ValueError(f"labels must be in 0..{n_classes - 1}, got {y.flat[bad[0]]} at position {bad[0]}")
+        first = bad[0]
+        raise ValueError(f"labels must be in 0..{n_classes - 1}, got {y.flat[first]} at position {first}")
     return y.astype(np.int64)
 
 # %% ../../nbs/oracle/annotator.ipynb #2265933f
 def _truth_at(index, y):
     "Labels of the images 0 to max(index), those of `index` being `y`. Raises `ValueError`."
-    if index.shape != y.shape or index.dtype.kind not in "iu" or (index < 0).any():
+    one_each = index.shape == y.shape
+    whole = index.dtype.kind in "iu"
+    if not one_each or not whole or (index < 0).any():
         raise ValueError(f"index must hold a whole number from 0 for each of {y.size} labels, got {index}")
-    truth = np.zeros(index.max(initial=-1) + 1, np.int64)
+    n = index.max(initial=-1) + 1
+    truth = np.zeros(n, np.int64)
     truth[index] = y
-    if (truth[index] != y).any(): raise ValueError("y must hold one label for each image, got two for one")
+    overwritten = truth[index] != y
+    if overwritten.any(): raise ValueError("y must hold one label for each image, got two for one")
     return truth
 
 # %% ../../nbs/oracle/annotator.ipynb #159bd5fe
@@ -49,7 +55,8 @@ def _as_questions(y, u, v, index, answered):
     counting = np.arange(y.size)
     index = counting if index is None else np.ravel(index)
     answered = counting if answered is None else np.ravel(answered)
-    return _truth_at(index, y.ravel()), index, u.ravel(), v.ravel(), answered
+    truth = _truth_at(index, y.ravel())
+    return truth, index, u.ravel(), v.ravel(), answered
 
 # %% ../../nbs/oracle/annotator.ipynb #3bfc5db8
 _BOUND = dict(default=None, init=False, repr=False, compare=False)  # a field that on sets
@@ -86,7 +93,8 @@ class Annotator:
     def answer(self, index: np.ndarray, u: np.ndarray, v: np.ndarray, answered: np.ndarray) -> np.ndarray:
         "The labels given, (n,) int64; all arguments are (n,)."
         if self.y is None: raise ValueError("the annotator knows no true labels yet: use annotator.on(y)")
-        return np.where(u < self.rate(index, answered), self.wrong(index, v), self.y[index])
+        errs = u < self.rate(index, answered)
+        return np.where(errs, self.wrong(index, v), self.y[index])
 
     def __call__(self, y: np.ndarray, u: np.ndarray, v: np.ndarray, *,
                  index: np.ndarray | None = None, answered: np.ndarray | None = None) -> np.ndarray:

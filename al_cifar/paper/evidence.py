@@ -55,7 +55,8 @@ RUN = ["condition", "strategy", "replication"]
 
 def _keep(runs, these):
     "The rows `these` of `runs`, and how many runs went."
-    return runs[these], len(runs[~these].drop_duplicates(RUN))
+    gone = runs[~these].drop_duplicates(RUN)
+    return runs[these], len(gone)
 
 def whole_runs(
     runs: pd.DataFrame,
@@ -66,9 +67,11 @@ def whole_runs(
     ours = runs["strategy"].replace(PAPER_NAMES)
     runs = check_results(runs.assign(strategy=ours))
     rounds = runs.groupby(RUN)["n_labels"].transform("size")
-    runs, unfinished = _keep(runs, rounds == runs["n_labels"].nunique())
+    finished = rounds == runs["n_labels"].nunique()
+    runs, unfinished = _keep(runs, finished)
     replications = runs.groupby(RUN[:2])["replication"].transform("nunique")
-    runs, single = _keep(runs, replications >= 2)
+    repeated = replications >= 2
+    runs, single = _keep(runs, repeated)
     notes = []
     if unfinished: notes.append(f"{name}: {unfinished} unfinished runs are left out")
     if single: notes.append(f"{name}: {single} single runs of a strategy are left out")
@@ -120,9 +123,9 @@ def read_evidence(
 
     None for the latter: what the environment variable AL_CIFAR_PUBLISHED names, if anything.
     Raises `ExperimentError`."""
-    unknown = sorted(set(given) - {"results", "published_csv"})
+    unknown = set(given) - {"results", "published_csv"}
     if unknown:
-        raise ExperimentError(f"unknown parameter {unknown[0]!r}; there are: results, published_csv")
+        raise ExperimentError(f"unknown parameter {min(unknown)!r}; there are: results, published_csv")
     path = given.get("results") or default_results()
     theirs = given.get("published_csv") or os.environ.get("AL_CIFAR_PUBLISHED")
     with readable_errors():
@@ -135,8 +138,8 @@ def lacks(runs: pd.DataFrame, condition: str, strategies: tuple = PAPER, replica
     "What a condition lacks, in words; None if it has `replications` of each of `strategies`."
     here = runs[runs["condition"] == condition]
     if not len(here): return f"no condition {condition}"
-    n = here.groupby("strategy")["replication"].nunique()
-    few = [s for s in strategies if n.get(s, 0) < replications]
+    found = here.groupby("strategy")["replication"].nunique()
+    few = [s for s in strategies if found.get(s, 0) < replications]
     if few: return f"condition {condition} lacks {replications} replications of {', '.join(few)}"
 
 # %% ../../nbs/paper/evidence.ipynb #c5c30905
@@ -144,21 +147,27 @@ def describe_arm(runs: pd.DataFrame | None, name: str) -> list[str]:
     "What is in one arm, and what its conditions lack: a list of lines."
     if runs is None: return [f"{name}: not given"]
     if not len(runs): return [f"{name}: not in these results"]
-    n, labels = runs.groupby(RUN[:2])["replication"].nunique(), runs["n_labels"]
+    n = runs.groupby(RUN[:2])["replication"].nunique()
+    labels = runs["n_labels"]
+    conditions = runs["condition"].unique()
+    strategies = strategy_order(runs["strategy"])
     replications = n.max() if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    conditions, strategies = runs["condition"].unique(), strategy_order(runs["strategy"])
-    what = (f"{name}: {n.sum()} runs{_of_what(runs)}, conditions {', '.join(conditions)}, "
-            f"strategies {', '.join(strategies)}, {replications} replications, "
-            f"{labels.min()} to {labels.max()} labels")
-    gaps = [lacks(runs, condition) for condition in conditions]
-    return [what, *(f"{name}: {gap}, and is left out of what needs them" for gap in gaps if gap)]
+    lines = [f"{name}: {n.sum()} runs{_of_what(runs)}, conditions {', '.join(conditions)}, "
+             f"strategies {', '.join(strategies)}, {replications} replications, "
+             f"{labels.min()} to {labels.max()} labels"]
+    for condition in conditions:
+        gap = lacks(runs, condition)
+        if gap: lines.append(f"{name}: {gap}, and is left out of what needs them")
+    return lines
 
 def _of_what(runs):
     "Data sets and learners of these runs in words, if known and not the default."
-    datasets = sorted(set(runs.get("dataset", [])))
-    learners = sorted(set(runs.get("learner", [])) - {"default"})
-    text = f" on {', '.join(datasets)}" if datasets else ""
-    return text + (f", learner {', '.join(learners)}" if learners else "")
+    datasets = set(runs.get("dataset", []))
+    learners = set(runs.get("learner", [])) - {"default"}
+    text = ""
+    if datasets: text += f" on {', '.join(sorted(datasets))}"
+    if learners: text += f", learner {', '.join(sorted(learners))}"
+    return text
 
 # %% ../../nbs/paper/evidence.ipynb #a472f3ee
 def describe(evidence: Evidence) -> str:
@@ -176,7 +185,8 @@ class NotInResults(LookupError):
 # %% ../../nbs/paper/evidence.ipynb #e0f51060
 def _at_labels(runs, n_labels):
     "Rows at these numbers of labels."
-    wanted, there = np.atleast_1d(n_labels).tolist(), runs["n_labels"]
+    wanted = np.atleast_1d(n_labels).tolist()
+    there = runs["n_labels"]
     missing = sorted(set(wanted) - set(there))
     if missing: raise NotInResults(f"no runs at {', '.join(map(str, missing))} labels")
     return runs[there.isin(wanted)]
@@ -202,9 +212,11 @@ def require(
     wanted = conditions or runs["condition"].unique()
     gaps = {c: lacks(runs, c, strategies, replications) for c in wanted}
     whole = [c for c, gap in gaps.items() if not gap]
-    enough = len(whole) == len(wanted) if conditions else len(whole)
-    if not enough: raise NotInResults("; ".join(gap for gap in gaps.values() if gap))
-    return runs[runs["strategy"].isin(strategies) & runs["condition"].isin(whole)]
+    needed = len(wanted) if conditions else 1
+    if len(whole) < needed: raise NotInResults("; ".join(gap for gap in gaps.values() if gap))
+    of_strategies = runs["strategy"].isin(strategies)
+    of_conditions = runs["condition"].isin(whole)
+    return runs[of_strategies & of_conditions]
 
 # %% ../../nbs/paper/evidence.ipynb #fc27938a
 def fixed(runs: pd.DataFrame) -> pd.DataFrame:

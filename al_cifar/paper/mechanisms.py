@@ -26,9 +26,10 @@ def mean_correlation(
     centred = x - x.mean(axis=0)
     length = np.linalg.norm(centred, axis=0)
     varies = length > 1e-12
-    unit = np.where(varies, centred, 0)/np.where(varies, length, 1)
-    pairs = combinations(unit.T, 2)
-    return float(np.mean([u @ v for u, v in pairs]))
+    numerator = np.where(varies, centred, 0)
+    unit = numerator/np.where(varies, length, 1)
+    products = [u @ v for u, v in combinations(unit.T, 2)]
+    return float(np.mean(products))
 
 # %% ../../nbs/paper/mechanisms.ipynb #db4d7b73
 def correlated(
@@ -106,10 +107,11 @@ def plot_correlations(
     groups: dict,  # {panel: {name: runs, or None}}
 ) -> Figure:
     "Figure of the mean correlation by number of labels; the legend says whose are missing."
-    with panels(list(groups), height=2.8, columns=len(groups)) as (fig, axes):
+    titles = list(groups)
+    with panels(titles, height=2.8, columns=len(titles)) as (fig, axes):
         for ax, lines in zip(axes, groups.values()):
             ax.axhline(0, color="0.6", lw=0.8)
-            for (name, runs), look in zip(lines.items(), LOOKS): _draw_correlations(ax, name, runs, look)
+            for name, look in zip(lines, LOOKS): _draw_correlations(ax, name, lines[name], look)
             ax.set(xlabel="number of labels", ylabel="correlation between strategies", ylim=(-1.05, 1.05))
             ax.legend(frameon=False, fontsize=7, loc="lower left", borderpad=0)
     return fig
@@ -129,7 +131,8 @@ def query_shares(
     rows = []
     for names, run in runs.sort_values("n_labels").groupby(RUN, sort=False):
         counts = run["class_counts"].str.split()
-        first, last = (np.array(counts.iloc[i], dtype=int) for i in (0, -1))
+        first = np.array(counts.iloc[0], dtype=int)
+        last = np.array(counts.iloc[-1], dtype=int)
         queried = last - first
         if not queried.sum(): raise NotInResults("no queries")
         shares = queried/queried.sum()
@@ -153,23 +156,26 @@ def plot_query_shares(
     "Figure of the mean share of each class among the queries; bars over the range of replications."
     runs = shares.groupby(["strategy", "replication", "class"], as_index=False)["share"].mean()
     styles, classes = strategy_styles(runs["strategy"]), runs["class"].nunique()
+    n = len(styles)
     with panels([""], width=4.6, height=2.6) as (fig, (ax,)):
         ax.axhline(100/classes, color="0.6", lw=0.8)
         for i, (strategy, style) in enumerate(styles.items()):
-            beside = 0.22*(i - (len(styles) - 1)/2)
-            _draw_shares(ax, runs[runs["strategy"] == strategy], beside, style["color"])
+            here = runs[runs["strategy"] == strategy]
+            beside = 0.22*(i - (n - 1)/2)
+            _draw_shares(ax, here, beside, style["color"])
         ax.set(xticks=range(classes), xlabel="true class", ylabel="share of queries (%)")
         ax.grid(False, axis="x")
-        ax.legend(frameon=False, fontsize=7, ncols=len(styles), loc="lower left", bbox_to_anchor=(0, 1))
+        ax.legend(frameon=False, fontsize=7, ncols=n, loc="lower left", bbox_to_anchor=(0, 1))
     return fig
 
 def _draw_shares(ax, runs, beside, color):
     "Mean and range of one strategy's shares, a little beside the place of their class."
     name = runs["strategy"].iloc[0].replace("_", " ")
-    g = 100*runs.groupby("class")["share"].agg(["mean", "min", "max"])
-    bars = [g["mean"] - g["min"], g["max"] - g["mean"]]
-    place = g.index + beside
-    ax.errorbar(place, g["mean"], bars, fmt="o", ms=3.5, lw=0.9, capsize=0, color=color, label=name)
+    shares = 100*runs.groupby("class")["share"].agg(["mean", "min", "max"])
+    mean = shares["mean"]
+    bars = [mean - shares["min"], shares["max"] - mean]
+    place = shares.index + beside
+    ax.errorbar(place, mean, bars, fmt="o", ms=3.5, lw=0.9, capsize=0, color=color, label=name)
 
 # %% ../../nbs/paper/mechanisms.ipynb #0a5fb4db
 def wrong_shares(

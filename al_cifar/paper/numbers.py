@@ -21,8 +21,8 @@ def limit(
     n_theirs: float = np.inf,  # likewise; infinite for a number without error
 ) -> float:
     "More standard errors apart than this are too many."
-    both = np.isfinite(n_theirs)
-    df = n_ours - 1 + (n_theirs - 1 if both else 0)
+    df = n_ours - 1
+    if np.isfinite(n_theirs): df += n_theirs - 1
     return float(stats.t.isf(0.025/numbers, df))
 
 # %% ../../nbs/paper/numbers.ipynb #44f83a19
@@ -39,7 +39,8 @@ def standard_errors(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Series:
 def means(rows: pd.DataFrame, column: str = "accuracy", scale: float = 1.0) -> pd.DataFrame:
     "Mean of `column` over replications for each strategy, times `scale`: a frame of `value, se, n`."
     groups = rows.groupby("strategy")[column]
-    value, se = scale*groups.mean(), scale*groups.sem()
+    value = scale*groups.mean()
+    se = scale*groups.sem()
     out = pd.DataFrame(dict(value=value, se=se, n=groups.size()))
     return out.loc[strategy_order(out.index)]
 
@@ -59,8 +60,10 @@ def effect_error(
     pairs: pd.DataFrame,  # two columns, a row per replication
 ) -> float:
     "Standard error of `d` for paired values (Bonett 2008)."
-    cov, df = pairs.cov().to_numpy(), len(pairs) - 1
-    variance, covariance = np.trace(cov)/2, cov[0, 1]
+    df = len(pairs) - 1
+    cov = pairs.cov().to_numpy()
+    variance = np.trace(cov)/2
+    covariance = cov[0, 1]
     squares = (cov**2).sum()
     of_spread = d**2*squares/(8*df*variance**2)
     of_means = (2*variance - 2*covariance)/(df*variance)
@@ -89,8 +92,8 @@ def of_test(
 ) -> tuple:
     "The `(value, se, n)` of a t test's difference, times `scale`."
     diff, t = row[name], row["t"]
-    se = scale*abs(diff/t) if t else 0.0
-    return scale*diff, se, row.get("n")
+    se = abs(diff/t) if t else 0.0
+    return scale*diff, scale*se, row.get("n")
 
 # %% ../../nbs/paper/numbers.ipynb #df9e9090
 def p_text(p: float) -> str:
@@ -108,9 +111,11 @@ def furthest(
 ) -> pd.DataFrame:            # condition, strategy, n_labels, points (percentage points), SE, limit
     "Where each curve is furthest from the published one: the difference, in standard errors, and the limit."
     t = curves.merge(published, on=KEYS, suffixes=("", "_published"))
-    ours, theirs = t["sd"]**2/t["n"], t["sd_published"]**2/t["n_published"]
+    ours = t["sd"]**2/t["n"]
+    theirs = t["sd_published"]**2/t["n_published"]
+    error = np.sqrt(ours + theirs)
     t["points"] = 100*(t["mean"] - t["mean_published"])
-    t["SE"] = t["points"]/(100*np.sqrt(ours + theirs))
+    t["SE"] = t["points"]/(100*error)
     by_curve = t.groupby(KEYS[:2], sort=False)
     rounds = by_curve["SE"].transform("size")
     numbers = zip(rounds, t["n"], t["n_published"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ..analysis.style import condition_label
+from ..analysis.captions import condition_label
 
 # %% ../../nbs/paper/printed.ipynb #327ecc13
 PAPER = ("random", "least_confidence", "kmeans")
