@@ -131,7 +131,7 @@ def check_batchbald(candidates: int, passes: int, samples: int) -> None:
     if samples < 10_000: raise ValueError(f"samples must be at least 10000, got {samples}")
 
 def check_size(k: int, passes: int) -> None:
-    "A `ValueError` if a batch has more images than `passes` opinions can tell apart."
+    "A `ValueError` if a batch has more images than there are opinions."
     if k <= passes: return
     raise ValueError(f"batchbald picks at most as many images as it has passes, got k={k} and passes={passes}: "
                      "ask for smaller batches or more passes, or take power(score='bald')")
