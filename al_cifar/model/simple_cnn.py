@@ -49,8 +49,7 @@ def check_simple_cnn(norm: str, dropout: float) -> None:
 class SimpleCNN(Learner):
     """Three convolution blocks, a 128-d embedding and a linear classifier.
 
-    Weights are undefined until `draw_weights`. Raises `ValueError` for images below 8x8 pixels, an unknown
-    norm or a wrong dropout. Source: paper, section 3.1."""
+    Weights are undefined until `draw_weights`. Raises `ValueError`. Source: paper, section 3.1."""
     width, stacks = 128, True
 
     def __init__(
@@ -85,6 +84,5 @@ class SimpleCNN(Learner):
         folded = super().fold()
         for i, norm in enumerate(folded.norms):
             if not isinstance(norm, nn.BatchNorm2d): continue
-            folded.convs[i] = fuse_conv_bn_eval(folded.convs[i], norm)
-            folded.norms[i] = nn.Identity()
+            folded.convs[i], folded.norms[i] = fuse_conv_bn_eval(folded.convs[i], norm), nn.Identity()
         return folded.to(memory_format=torch.channels_last)

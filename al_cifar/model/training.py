@@ -81,7 +81,7 @@ def toy_epochs(n: int, epochs: int, seed: int = 0, pad: int = 2, dropout: float 
         dy, dx = torch.from_numpy(g.integers(0, 2*pad + 1, (2, n)))
         kept = torch.from_numpy(np.random.default_rng([seed, at]).random((n, 128)) < 1 - dropout)
         order, flip = torch.from_numpy(g.permutation(n)), torch.zeros(n, dtype=torch.bool)
-        yield Epoch(order, dy, dx, flip, kept if dropout else None)
+        yield Epoch(order, dy, dx, flip, kept)
 
 # %% ../../nbs/model/training.ipynb #edde9cf4
 def mini_batches(

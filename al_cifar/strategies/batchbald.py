@@ -133,8 +133,8 @@ def check_batchbald(candidates: int, passes: int, samples: int) -> None:
 def check_size(k: int, passes: int) -> None:
     "A `ValueError` if a batch has more images than there are opinions."
     if k <= passes: return
-    raise ValueError(f"batchbald picks at most as many images as it has passes, got k={k} and passes={passes}: "
-                     "ask for smaller batches or more passes, or take power(score='bald')")
+    instead = "ask for smaller batches or more passes, or take power(score='bald')"
+    raise ValueError(f"batchbald needs at least k passes, got k={k} and passes={passes}: {instead}")
 
 # %% ../../nbs/strategies/batchbald.ipynb #97840114
 @register("batchbald", needs=("subnet_probs",), check=check_batchbald)

@@ -100,8 +100,10 @@ def check_committee(score: str, size: int | None) -> None:
 
 def check_members(members: int, size: int | None) -> None:
     "A `ValueError` if there are fewer `members` than a committee needs."
-    if members >= (size or 2): return
-    raise ValueError(f"committee needs {size or 2} members or more, got {members}: set evaluators to at least {size or 2}")
+    least = size or 2
+    if members >= least: return
+    more = f"set evaluators to at least {least}"
+    raise ValueError(f"committee needs {least} members or more, got {members}: {more}")
 
 # %% ../../nbs/strategies/bayesian.ipynb #a5d96eae
 @scored("committee", needs=("committee_probs",), check=check_committee)
@@ -113,7 +115,8 @@ def committee(
 ) -> np.ndarray:                  # (n,)
     """The `k` images about which m trainings disagree most; m forward passes, then O(m n C).
 
-    Raises `ValueError` if there are fewer members than `size`, or than 2. Source: Dagan and Engelson (1995); McCallum and Nigam (1998).
+    Raises `ValueError` if there are fewer members than `size`, or than 2.
+    Source: Dagan and Engelson (1995); McCallum and Nigam (1998).
     """
     probs = view.committee_probs
     check_members(len(probs), size)
