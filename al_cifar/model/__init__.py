@@ -14,8 +14,9 @@ from .learner import MODELS, Cost, Learner, check_model, draw_weights, dropout_o
 from .simple_cnn import NORMS, GroupedLinear, SimpleCNN, check_norm, check_simple_cnn
 from .inference import accuracy, cast, infer, normalise, toy_images
 from .losses import LOSSES, cross_entropy
-from .training import (
-    FILLS, Epoch, augment, kept_of, masked_logits, mini_batches, padded, threads, toy_epochs, toy_learner, train)
+from al_cifar.model.training import (
+    FILLS, Epoch, augment, kept_of, masked_logits, mini_batches, padded, threads, toy_epochs, toy_learner,
+    train)
 from .stopping import STOPPING, Plateau, fixed, may_end_early
 from .steady import TailAverage, estimate_norms
 from .reinit import REINITS, theta0
