@@ -27,6 +27,7 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "stopping":   (11, ("evaluator", "round", "epoch")),
     "gumbel":     (12, ("round", "draw")),
     "candidates": (13, ("round",)),
+    "masks":      (14, ("evaluator", "round", "epoch")),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

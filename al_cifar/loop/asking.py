@@ -119,10 +119,10 @@ class Trained(NamedTuple):
         return known.rows(self.m, rows)
 
 # %% ../../nbs/loop/asking.ipynb #f0c5a0d3
-def dropout_mask(run: Run, t: int, width: int) -> np.ndarray:
-    "The mask (N, width) float32 of pass `t`: a unit is kept with probability one half, and doubled."
-    kept = run.streams("dropout", 0, run.round, t).random((len(run.labels), width), dtype=np.float32) < .5
-    return np.float32(2)*kept
+def dropout_mask(run: Run, t: int, width: int, rate: float = .5) -> np.ndarray:
+    "The mask (N, width) float32 of pass `t`: a unit is 0 with probability `rate`, otherwise 1/(1 - rate)."
+    luck = run.streams("dropout", 0, run.round, t).random((len(run.labels), width), dtype=np.float32)
+    return np.float32(1/(1 - rate))*(luck < 1 - rate)
 
 def gumbel_numbers(run: Run, draw: int) -> np.ndarray:
     "Standard Gumbel numbers (N,) of this round, one per image, the same for all strategies."
@@ -138,7 +138,7 @@ def pool_view(
 ) -> PoolView:
     "What the strategy of `run` may know about the images it could ask for."
     pool, labels = pool_of(run), training_labels(run, run.config.selector_labels)
-    n_threads = torch.get_num_threads()
+    model, n_threads = trained.predictions.model, torch.get_num_threads()
     def outputs(member, rows):  # selecting is done on one thread, predicting on as many as there were
         with threads(n_threads): return member.outputs(run, data, rows)
     return PoolView(
@@ -146,7 +146,7 @@ def pool_view(
         forward=lambda: outputs(trained, pool),
         labelled_forward=lambda: outputs(trained, run.labelled),
         images=lambda: data.x_train[torch.from_numpy(pool)],
-        masks=lambda t: dropout_mask(run, t, trained.predictions.model.width)[pool],
+        masks=lambda t: dropout_mask(run, t, model.width, model.dropout or .5)[pool],
         classify=lambda h: trained.predictions.classify(trained.m, h),
         committee=lambda: np.stack([outputs(member, pool)[0] for member in committee or (trained,)]),
         gumbel=lambda draw: gumbel_numbers(run, draw)[pool],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISAGREEMENT', 'mutual_information', 'check_passes', 'bald', 'mean_std', 'vote_shares', 'variation_ratios',
-           'vote_entropy', 'check_disagreement', 'committee']
+           'vote_entropy', 'check_committee', 'check_members', 'committee']
 
 # %% ../../nbs/strategies/bayesian.ipynb #1a612360
 import numpy as np
@@ -34,7 +34,9 @@ def bald(
     *,
     passes: int = 10,  # masks
 ) -> np.ndarray:       # (n,)
-    """The `k` largest mutual informations of masked predictions, equation (1); O(T n C). No posterior.
+    """The `k` largest mutual informations of masked predictions, equation (1); O(T n C).
+
+    No posterior unless the model was trained with dropout.
 
     Source: Houlsby et al. (2011), equation (2); Gal, Islam and Ghahramani (2017), section 4.
     """
@@ -47,7 +49,9 @@ def mean_std(
     *,
     passes: int = 10,  # masks
 ) -> np.ndarray:       # (n,)
-    """The `k` largest mean standard deviations of masked predictions, equation (2); O(T n C). No posterior.
+    """The `k` largest mean standard deviations of masked predictions, equation (2); O(T n C).
+
+    No posterior unless the model was trained with dropout.
 
     Source: Gal, Islam and Ghahramani (2017), section 4, after Kampffmeyer et al. (2016).
     """
@@ -68,7 +72,9 @@ def variation_ratios(
     *,
     passes: int = 10,  # masks
 ) -> np.ndarray:       # (n,)
-    """The `k` largest shares of masked predictions that are outvoted, equation (3); O(T n C). No posterior.
+    """The `k` largest shares of masked predictions that are outvoted, equation (3); O(T n C).
+
+    No posterior unless the model was trained with dropout.
 
     Source: Freeman (1965); Gal (2016), section 3.3.1.
     """
@@ -84,22 +90,34 @@ def vote_entropy(
 DISAGREEMENT = {"vote_entropy": vote_entropy, "mutual_information": mutual_information}
 
 # %% ../../nbs/strategies/bayesian.ipynb #684f1d37
-def check_disagreement(score: str) -> None:
-    "A `ValueError` unless it is one of `DISAGREEMENT`."
+def check_committee(score: str, size: int | None) -> None:
+    "A `ValueError` if a parameter of `committee` is out of range."
     if score not in DISAGREEMENT:
         raise ValueError(f"score of committee must be one of {', '.join(DISAGREEMENT)}, got {score!r}")
+    whole = type(size) is int and size >= 2
+    if not (size is None or whole):
+        raise ValueError(f"size of committee must be None or a whole number of at least 2, got {size!r}")
+
+def check_members(members: int, size: int | None) -> None:
+    "A `ValueError` if there are fewer `members` than a committee needs."
+    least = size or 2
+    if members >= least: return
+    more = f"set evaluators to at least {least}"
+    raise ValueError(f"committee needs {least} members or more, got {members}: {more}")
 
 # %% ../../nbs/strategies/bayesian.ipynb #a5d96eae
-@scored("committee", needs=("committee_probs",), check=check_disagreement)
+@scored("committee", needs=("committee_probs",), check=check_committee)
 def committee(
     view: PoolView,
     *,
     score: str = "vote_entropy",  # or mutual_information
+    size: int | None = None,      # members; None: all evaluators
 ) -> np.ndarray:                  # (n,)
     """The `k` images about which m trainings disagree most; m forward passes, then O(m n C).
 
-    Raises `ValueError` if m is 1. Source: Dagan and Engelson (1995); McCallum and Nigam (1998).
+    Raises `ValueError` if there are fewer members than `size`, or than 2.
+    Source: Dagan and Engelson (1995); McCallum and Nigam (1998).
     """
     probs = view.committee_probs
-    if len(probs) < 2: raise ValueError("committee needs 2 members or more: set evaluators to at least 2")
-    return DISAGREEMENT[score](probs)
+    check_members(len(probs), size)
+    return DISAGREEMENT[score](probs[:size])
