@@ -7,6 +7,7 @@ __all__ = ['linked_clusters', 'round_robin', 'check_linkage', 'cluster_margin']
 
 # %% ../../nbs/strategies/cluster_margin.ipynb #6961b0e6
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from .contract import register, top_k
 from .points import doubts
@@ -20,7 +21,8 @@ def linked_clusters(
     "Clusters by merging the two with the smallest mean distance until `count` are left."
     from sklearn.cluster import AgglomerativeClustering  # slow to import
     if len(points) == 1: return np.zeros(1, dtype=int)
-    found = AgglomerativeClustering(count, linkage="average").fit(points).labels_
+    merged = AgglomerativeClustering(count, metric="precomputed", linkage="average")
+    found = merged.fit(cdist(points, points)).labels_
     _, first = np.unique(found, return_index=True)
     return first.argsort().argsort()[found]
 

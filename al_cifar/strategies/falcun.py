@@ -7,6 +7,7 @@ __all__ = ['relevance', 'relevant_picks', 'check_gamma', 'falcun']
 
 # %% ../../nbs/strategies/falcun.ipynb #b9de3565
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from .contract import register
 from .points import doubts
@@ -40,7 +41,7 @@ def relevant_picks(
         chances = gamma*log_weights if gamma > 0 else np.zeros(len(r))
         picks.append(int(np.where(left, chances + luck(draw), -np.inf).argmax()))
         left[picks[-1]] = False
-        d = np.minimum(d, np.abs(probs - probs[picks[-1]]).sum(axis=1))
+        d = np.minimum(d, cdist(probs, probs[picks[-1:]], "cityblock")[:, 0])
     return np.array(picks)
 
 # %% ../../nbs/strategies/falcun.ipynb #69b93552

@@ -30,11 +30,14 @@ def points_view(
     at = np.arange(n) if order is None else order
     known = h[:0] if known is None else known
     logits = np.zeros((n, 2)) if logits is None else logits
+    weights = h.shape[1], logits.shape[1]
     return PoolView(
         np.arange(n)[at], priority[at], logits.shape[1], labels_so_far=labels,
         forward=lambda: (logits[at], h[at]),
         labelled_forward=lambda: (np.zeros((len(known), logits.shape[1])), known),
         gumbel=lambda draw: np.random.default_rng([seed, draw]).gumbel(size=n)[at],
+        masks=lambda t: (2.*(np.random.default_rng([seed, 1, t]).random(h.shape) < .5))[at],
+        classify=lambda embeddings: embeddings @ np.random.default_rng(1).normal(size=weights),
         keys=lambda: keys[at])
 
 # %% ../../nbs/strategies/toy.ipynb #69b417ac
