@@ -111,6 +111,7 @@ def asked_strategy(config: Config) -> str:
     "The text of the strategy that a run asks: what its protocol means by `strategy`."
     return MEANT[config.protocol].get(config.strategy, config.strategy)
 
+# %% ../../nbs/loop/config.ipynb #78c81aac
 def sees_answers(config: Config) -> bool:
     "Whether the strategy is known here, and sees true labels or the test set."
     try: return is_aided(config.strategy)
