@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_halves', 'Predictions', 'round_keys', 'pool_of', 'infer_augmented', 'Trained', 'dropout_mask', 'gumbel_numbers',
-           'pool_view', 'ask']
+           'tested', 'answers', 'pool_view', 'ask']
 
 # %% ../../nbs/loop/asking.ipynb #2a5a0958
 from collections.abc import Callable
@@ -129,6 +129,20 @@ def gumbel_numbers(run: Run, draw: int) -> np.ndarray:
     u = run.streams("gumbel", run.round, draw).random(len(run.labels))
     with np.errstate(divide="ignore"): return -np.log(-np.log(u))
 
+# %% ../../nbs/loop/asking.ipynb #6a306423
+def tested(run: Run, data: ImageData, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    "Embeddings and true labels of the test set."
+    known = trained.predictions
+    images = data.x_test.to(known.x.device)
+    _, h = infer(known.model.pick([trained.m]), images, precision=run.config.precision)
+    return h.cpu().numpy(), data.y_test.cpu().numpy()
+
+def answers(run: Run, data: ImageData, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
+    "The sources of true labels and of the test set; none for a strategy that does not need them."
+    aided = {"true_labels": lambda: run.true[pool], "test": lambda: tested(run, data, trained)}
+    needed = sources_of(asked_strategy(run.config))
+    return {name: source for name, source in aided.items() if name in needed}
+
 # %% ../../nbs/loop/asking.ipynb #90403c1f
 def pool_view(
     run: Run,
@@ -150,7 +164,8 @@ def pool_view(
         classify=lambda h: trained.predictions.classify(trained.m, h),
         committee=lambda: np.stack([outputs(member, pool)[0] for member in committee or (trained,)]),
         gumbel=lambda draw: gumbel_numbers(run, draw)[pool],
-        keys=lambda: round_keys(run)[pool])
+        keys=lambda: round_keys(run)[pool],
+        **answers(run, data, trained, pool))
 
 # %% ../../nbs/loop/asking.ipynb #74fc41dc
 def ask(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL', 'COMPONENTS',
-           'PRESETS', 'TOY', 'Config', 'check_fields', 'resolved', 'asked_strategy', 'label', 'condition',
-           'own_sources', 'pack_components', 'unpack_components', 'streams_of', 'check_config']
+           'PRESETS', 'TOY', 'Config', 'check_fields', 'resolved', 'asked_strategy', 'sees_answers', 'label',
+           'condition', 'own_sources', 'pack_components', 'unpack_components', 'streams_of', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from ..model.losses import LOSSES
 from ..model.reinit import REINITS
 from ..model.stopping import STOPPING, may_end_early
 from ..oracle.annotator import ORACLES
-from ..strategies.contract import STRATEGIES
+from ..strategies.contract import STRATEGIES, is_aided
 
 # %% ../../nbs/loop/config.ipynb #915e88a4
 PROTOCOLS = {
@@ -111,9 +111,17 @@ def asked_strategy(config: Config) -> str:
     "The text of the strategy that a run asks: what its protocol means by `strategy`."
     return MEANT[config.protocol].get(config.strategy, config.strategy)
 
+# %% ../../nbs/loop/config.ipynb #78c81aac
+def sees_answers(config: Config) -> bool:
+    "Whether the strategy is known here, and sees true labels or the test set."
+    try: return is_aided(config.strategy)
+    except ValueError: return False  # of a stored run whose strategy is not registered
+
 def label(config: Config) -> str:
-    "The strategy as tables and figures name it: with the number of images it sees, if that is limited."
-    return config.strategy if config.candidates is None else f"{config.strategy} of {config.candidates}"
+    "The strategy as tables and figures name it: with how many images it sees, and whether it is aided."
+    limit = "" if config.candidates is None else f" of {config.candidates}"
+    mark = " (oracle-aided)" if sees_answers(config) else ""
+    return config.strategy + limit + mark
 
 # %% ../../nbs/loop/config.ipynb #2682a1e3
 def condition(config: Config) -> str:

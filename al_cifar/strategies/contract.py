@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'CLAUSES', 'PAPER_NAMES', 'check_needs', 'check_signature', 'register', 'needs_of', 'sources_of',
-           'stacked_of', 'random', 'top_k', 'check_picks', 'select', 'clause', 'leaves_view', 'answers', 'takes_equals',
-           'is_deterministic', 'uses_only_g', 'ignores_storage', 'needs_what_it_says', 'stacks', 'check_strategy']
+           'is_aided', 'stacked_of', 'random', 'top_k', 'check_picks', 'select', 'clause', 'leaves_view', 'answers',
+           'takes_equals', 'is_deterministic', 'uses_only_g', 'ignores_storage', 'needs_what_it_says', 'stacks',
+           'check_strategy']
 
 # %% ../../nbs/strategies/contract.ipynb #980f192a
 import inspect
@@ -16,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ..components import Register
-from .view import NEEDS, PoolView, toy_view
+from .view import AIDED, NEEDS, PoolView, toy_view
 
 # %% ../../nbs/strategies/contract.ipynb #0f0473fd
 STRATEGIES = Register("strategy")
@@ -62,6 +63,11 @@ def needs_of(text: str) -> tuple:
 def sources_of(text: str) -> set:
     "The sources of a view that the strategy `text` said it needs."
     return {source for need in needs_of(text) for source in NEEDS[need]}
+
+# %% ../../nbs/strategies/contract.ipynb #bc118cfd
+def is_aided(text: str) -> bool:
+    "Whether the strategy `text` sees what no strategy can know: true labels or the test set."
+    return not AIDED.isdisjoint(sources_of(text))
 
 # %% ../../nbs/strategies/contract.ipynb #f6816604
 def stacked_of(text: str) -> Callable | None:

@@ -27,7 +27,9 @@ def view_of(
         classify=lambda h: view.ask("classify", h),
         committee=lambda: view.ask("committee")[:, rows],
         gumbel=lambda draw: view.gumbel(draw)[rows],
-        keys=lambda: view.ask("keys")[rows])
+        keys=lambda: view.ask("keys")[rows],
+        true_labels=lambda: view.true_labels[rows],
+        test=lambda: view.test_set)
     sources = {name: wrapped[name] for name in wrapped if name in view.sources}
     of_rows = view.index[rows], view.priority[rows]
     return PoolView(*of_rows, view.n_classes, view.round, view.labels_so_far, **sources)

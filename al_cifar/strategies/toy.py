@@ -97,7 +97,9 @@ def odd_pools(n: int = 24, d: int = 3, order: np.ndarray | None = None) -> dict[
     "Pools that may come up, by what is odd about them."
     g = np.random.default_rng(0)
     h, known, logits = (g.normal(size=size).astype(np.float32) for size in ((n, d), (4, d), (n, 3)))
-    make = lambda *args: points_view(*args, labels=[0, 1, 2, 1][:len(args[1])], order=order)
+    def make(h, known, logits):
+        labels = np.array([0, 1, 2, 1])[:len(known)] % logits.shape[1]
+        return points_view(h, known, logits, labels, order)
     return {
         "nothing labelled": make(h, known[:0], logits),
         "copies": make(h[np.arange(n) % 5], known, logits[np.arange(n) % 5]),
