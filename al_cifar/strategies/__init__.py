@@ -4,20 +4,26 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'PAPER_NAMES', 'QUANTITIES', 'SCORES', 'STRATEGIES', 'PoolView', 'badge', 'bald', 'batchbald',
-           'budget_switch', 'cal', 'check_strategy', 'committee', 'coreset', 'dpp', 'egl', 'entropy', 'epsilon_greedy',
-           'facility_location', 'grand', 'kmeans', 'least_confidence', 'margin', 'maxherding', 'mean_std', 'mixture',
-           'nearest_distinct', 'nearest_members', 'needs_of', 'npc', 'power', 'probcover', 'quantity', 'random', 'rank',
-           'register', 'scored', 'select', 'skactiveml', 'softmax', 'sources_of', 'stacked_of', 'top_k', 'toy_view',
-           'typiclust', 'uherding', 'variation_ratios', 'view_of', 'weighted_kmeans']
+           'budget_switch', 'cal', 'check_strategy', 'cluster_margin', 'committee', 'coreset', 'dpp', 'dropquery',
+           'egl', 'entropy', 'epsilon_greedy', 'facility_location', 'falcun', 'grand', 'greedy_oracle', 'is_aided',
+           'kmeans', 'least_confidence', 'margin', 'maxherding', 'mean_std', 'mixture', 'nearest_distinct',
+           'nearest_members', 'needs_of', 'npc', 'power', 'probcover', 'quantity', 'random', 'rank', 'register',
+           'scored', 'select', 'skactiveml', 'softmax', 'sources_of', 'stacked_of', 'stratified_random', 'top_k',
+           'toy_view', 'typiclust', 'uherding', 'variation_ratios', 'view_of', 'weighted_kmeans']
 
 # %% ../../nbs/02_strategies.ipynb #39e26d7d
-from .contract import (
-    PAPER_NAMES, STRATEGIES, check_strategy, needs_of, random, register, select, sources_of, stacked_of, top_k)
+from al_cifar.strategies.contract import (
+    PAPER_NAMES, STRATEGIES, check_strategy, is_aided, needs_of, random, register, select, sources_of,
+    stacked_of, top_k)
 from .uncertainty import SCORES, entropy, least_confidence, margin, scored
 from .diversity import kmeans, nearest_distinct, nearest_members
 from .stochastic import power, rank, softmax
 from .change import egl, grand
 from .hybrid import badge, cal
+from .cluster_margin import cluster_margin
+from .falcun import falcun
+from .dropquery import dropquery
+from .reference import greedy_oracle, stratified_random
 from .bayesian import bald, committee, mean_std, variation_ratios
 from .batchbald import batchbald
 from .coreset import coreset
@@ -33,9 +39,10 @@ from .view import NEEDS, QUANTITIES, PoolView, quantity, toy_view
 # %% ../../nbs/02_strategies.ipynb #ce4dfaee
 _all_ = [
     "NEEDS", "PAPER_NAMES", "QUANTITIES", "SCORES", "STRATEGIES", "PoolView", "badge", "bald", "batchbald",
-    "budget_switch", "cal", "check_strategy", "committee", "coreset", "dpp", "egl", "entropy",
-    "epsilon_greedy", "facility_location", "grand", "kmeans", "least_confidence", "margin", "maxherding",
-    "mean_std", "mixture", "nearest_distinct", "nearest_members", "needs_of", "npc", "power",
-    "probcover", "quantity", "random", "rank", "register", "scored", "select", "skactiveml", "softmax",
-    "sources_of", "stacked_of", "top_k", "toy_view", "typiclust", "uherding", "variation_ratios", "view_of",
-    "weighted_kmeans"]
+    "budget_switch", "cal", "check_strategy", "cluster_margin", "committee", "coreset", "dpp",
+    "dropquery", "egl", "entropy", "epsilon_greedy", "facility_location", "falcun", "grand",
+    "greedy_oracle", "is_aided", "kmeans", "least_confidence", "margin", "maxherding", "mean_std",
+    "mixture", "nearest_distinct", "nearest_members", "needs_of", "npc", "power", "probcover",
+    "quantity", "random", "rank", "register", "scored", "select", "skactiveml", "softmax", "sources_of",
+    "stacked_of", "stratified_random", "top_k", "toy_view", "typiclust", "uherding", "variation_ratios",
+    "view_of", "weighted_kmeans"]

@@ -38,7 +38,9 @@ def points_view(
         gumbel=lambda draw: np.random.default_rng([seed, draw]).gumbel(size=n)[at],
         masks=lambda t: (2.*(np.random.default_rng([seed, 1, t]).random(h.shape) < .5))[at],
         classify=lambda embeddings: embeddings @ np.random.default_rng(1).normal(size=weights),
-        keys=lambda: keys[at])
+        keys=lambda: keys[at],
+        true_labels=lambda: (np.arange(n) % logits.shape[1])[at],
+        test=lambda: (h, np.arange(n) % logits.shape[1]))
 
 # %% ../../nbs/strategies/toy.ipynb #69b417ac
 def borders_view() -> PoolView:
