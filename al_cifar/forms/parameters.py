@@ -101,7 +101,7 @@ class Parameter(NamedTuple):
     default: object
     setting: Setting
 
-# %% ../../nbs/forms/parameters.ipynb #58456d56
+# %% ../../nbs/forms/parameters.ipynb #3941ae08
 def read_folder(path: str | Path) -> str:
     "The path of a folder, with the home folder in place of a leading ~."
     if not isinstance(path, (str, Path)): raise Refused
@@ -119,7 +119,7 @@ OWN = {
     "replications": Parameter(5, Setting("world", MANY, "random worlds, each for every strategy", False)),
     "data_root": Parameter(None, Setting("data", FOLDER, "folder of the data; None: the usual place", True)),
     "workers": Parameter(None, Setting("machine", whole(), "processes; None: one a core", True)),
-    "out_dir": Parameter(None, Setting("machine", FOLDER, "folder of the run files; None: one in runs", True)),
+    "out_dir": Parameter(None, Setting("machine", FOLDER, "of the run files; None: one in runs", True)),
     "dry_run": Parameter(False, Setting("machine", FLAG, "only say what it would take", False))}
 UP_TO = "one more condition draws each replication's epsilon from U[0, this]; None: without"
 LEVELS = {
