@@ -43,6 +43,7 @@ def add_option(
 # %% ../../nbs/forms/command.ipynb #2e6c20d4
 USAGE = "al_cifar_study [--help] [--PARAMETER VALUE ...]"
 PURPOSE = """The paper's grid: noise levels times strategies times replications.
+At least one parameter must be given: --replications 5 runs the whole grid.
 The same command again goes on where it stopped. --no- in front of a switch turns it off."""
 
 def parser(form: Form) -> ArgumentParser:
@@ -68,8 +69,10 @@ def read_command(
 # %% ../../nbs/forms/command.ipynb #f936f3dc
 def main(words: Sequence[str] | None = None) -> None:  # words: None: those of the terminal
     "Run the study that the command line describes, print its table, leave run files and `results.csv`."
+    words = sys.argv[1:] if words is None else words
+    if not words: return parser(STUDY).print_help()
     try:
-        plan = prepare(STUDY, read_command(STUDY, sys.argv[1:] if words is None else words))
+        plan = prepare(STUDY, read_command(STUDY, words))
         print(plan.data, expect(plan), sep="\n", flush=True)
     except ExperimentError as error: raise SystemExit(f"al_cifar_study: {error}") from None
     if plan.answers.dry_run: return
