@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import cloudpickle
 
+from .identity import identity
+
 # %% ../nbs/components.ipynb #dc75b60e
 # what ast may raise
 _NO_CALL = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
@@ -75,6 +77,7 @@ class Component(NamedTuple):
     name: str
     make: Callable  # a function or a class
     facts: dict     # what its kind wants to know about it
+    version: str | None = None  # stands in place of the hash of its code
 
     @property
     def parameters(self) -> dict:
@@ -138,12 +141,14 @@ def written(make: Callable) -> str:
 
 def code_hash(make: Callable) -> str | None:
     "16 hex digits that identify the code of a component of your own; None for the package's."
-    return None if packaged(make) else sha256(written(make).encode()).hexdigest()[:16]
+    return None if packaged(make) else identity(make)
 
 # %% ../nbs/components.ipynb #696cd6af
 def by_value(thing) -> bytes:
     "`thing` as bytes that a process can load that lacks the module it was written in."
-    module = sys.modules.get(thing.__module__)
+    whole = thing
+    while isinstance(whole, partial): whole = whole.func  # the module of a partial call is functools
+    module = sys.modules.get(whole.__module__)
     if module is None or thing.__module__ == "__main__": return cloudpickle.dumps(thing)
     cloudpickle.register_pickle_by_value(module)
     try: return cloudpickle.dumps(thing)
@@ -164,12 +169,14 @@ class Register(Mapping):
     def __iter__(self) -> Iterator[str]: return iter(self.components)
     def __len__(self) -> int: return len(self.components)
 
-    def register(self, name: str, **facts) -> Callable:
+    def register(self, name: str, version: str | None = None, **facts) -> Callable:
         "A decorator that adds a function or class. The package's may not be replaced: `ValueError`."
         if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
             raise ValueError(f"name must be an identifier, got {name!r}")
+        if version is not None and (not isinstance(version, str) or not version):
+            raise ValueError(f"version must be a non-empty text or None, got {version!r}")
         def add(make):
-            component = Component(name, make, facts)
+            component = Component(name, make, facts, version)
             _check_defaults(component)
             taken = name in self and packaged(self[name]) and not packaged(make)
             if not taken: self.components[name] = component
@@ -219,9 +226,16 @@ def own_parts(register: Register, text: str) -> dict:
     components = _named(register, text, {}).values()
     return {one.name: one for one in components if not packaged(one.make)}
 
+def _known_by(component):
+    "16 hex digits: of the version of a component of your own, or else of its code and facts."
+    version = component.version
+    if version is not None: return sha256(f"version {version}".encode()).hexdigest()[:16]
+    code = code_hash(component.make)
+    return sha256(f"{code} {identity(component.facts)}".encode()).hexdigest()[:16]
+
 def own_code(register: Register, text: str) -> str | None:
     "16 hex digits that identify the code of your own components in `text`; None if there are none."
-    hashes = [code_hash(component.make) for component in own_parts(register, text).values()]
+    hashes = [_known_by(component) for component in own_parts(register, text).values()]
     if len(hashes) < 2: return hashes[0] if hashes else None
     return sha256("".join(hashes).encode()).hexdigest()[:16]
 
@@ -230,7 +244,8 @@ def pack(register: Register, text: str) -> bytes | None:
     "Your own components in `text`, by value; None if there are none."
     parts = own_parts(register, text)
     if not parts: return None
-    carried = [(name, by_value(part.make), cloudpickle.dumps(part.facts)) for name, part in parts.items()]
+    facts = {name: cloudpickle.dumps(part.facts | {"version": part.version}) for name, part in parts.items()}
+    carried = [(name, by_value(part.make), facts[name]) for name, part in parts.items()]
     return pickle.dumps(carried)
 
 def unpack(register: Register, packed: bytes | None) -> None:
