@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['is_yours', 'NoIdentity', 'identity']
 
-# %% ../nbs/identity.ipynb #0a0de00a
+# %% ../nbs/identity.ipynb #eed2f305
+import copyreg
 import dis
 import inspect
 import random
@@ -13,7 +14,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -21,7 +22,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodT
 import numpy as np
 import torch
 
-# %% ../nbs/identity.ipynb #564a0080
+# %% ../nbs/identity.ipynb #9e5379fc
 _PATHS = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()]
 _INSTALLED = tuple(str(Path(path).resolve()) + "/" for path in _PATHS)
 
@@ -33,14 +34,14 @@ def is_yours(module: str | None) -> bool:
     file = getattr(sys.modules.get(top), "__file__", None)
     return file is None or not str(Path(file).resolve()).startswith(_INSTALLED)
 
-# %% ../nbs/identity.ipynb #a39fc0fa
+# %% ../nbs/identity.ipynb #62784806
 def _is_named(thing) -> bool:
     "Whether `thing` is what its module has under its name."
     found = sys.modules.get(getattr(thing, "__module__", None) or "builtins")
     for name in str(getattr(thing, "__qualname__", "")).split("."): found = getattr(found, name, None)
     return found is thing
 
-# %% ../nbs/identity.ipynb #438415f5
+# %% ../nbs/identity.ipynb #83e9666f
 _KINDS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 def _inner(code):
@@ -55,7 +56,7 @@ def _names(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return sorted(used), sorted({name for one in _inner(code) for name in one.co_names})
 
-# %% ../nbs/identity.ipynb #83eae6c2
+# %% ../nbs/identity.ipynb #a376bb52
 class NoIdentity(ValueError):
     "Something in a component cannot be hashed by value."
 
@@ -70,7 +71,7 @@ def _plain_text(value):
     "A plain value as text, a whole number of any size."
     return hex(value) if type(value) is int else repr(value)
 
-# %% ../nbs/identity.ipynb #445cfc13
+# %% ../nbs/identity.ipynb #44f90112
 class _Walk:
     "Digests of things by value."
     def __init__(self): self.known, self.open = {}, {}
@@ -97,7 +98,7 @@ class _Walk:
 
     def pairs(self, mapping): return sorted((self(key), self(value)) for key, value in mapping.items())
 
-# %% ../nbs/identity.ipynb #42bc7e88
+# %% ../nbs/identity.ipynb #e2e725e1
 def _array(walk, array):
     if array.dtype.hasobject: return [array.shape, *walk.all(array.ravel().tolist())]
     return [array.dtype.str, array.dtype.descr if array.dtype.names else "", array.shape,
@@ -122,7 +123,7 @@ def _cell(walk, cell):
         if isinstance(error, NoIdentity): raise
         return ["empty"]
 
-# %% ../nbs/identity.ipynb #b585a1dc
+# %% ../nbs/identity.ipynb #abee27df
 def _of_module(walk, module, names):
     "What code with these `names` uses of a module."
     if not is_yours(module.__name__): return [module.__name__]
@@ -137,8 +138,9 @@ def _global(walk, value, names):
     finally: del walk.open[id(value)]
 
 def _function(walk, function):
-    where = function.__globals__.get("__name__")
-    if not is_yours(where) and _is_named(function): return [function.__module__, function.__qualname__]
+    where = function.__globals__.get("__name__", "__main__")  # executed in a bare dict: yours
+    if not (is_yours(where) or is_yours(function.__module__)) and _is_named(function):
+        return [function.__module__, function.__qualname__]
     parts = [walk(function.__defaults__), walk(function.__kwdefaults__), walk.all(function.__closure__ or ()),
              walk.pairs({k: v for k, v in vars(function).items() if k != "__signature__"})]
     if not is_yours(where): return [where, function.__code__.co_name, *parts]  # made by a library, around yours
@@ -147,13 +149,16 @@ def _function(walk, function):
     return [walk(function.__code__), *parts,
             [(name, _global(walk, space[name], names)) for name in read if name in space]]
 
-# %% ../nbs/identity.ipynb #1bb251c9
+# %% ../nbs/identity.ipynb #6ea6ad90
 _ADDED = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__", "__annotations__",
           "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "_abc_impl",
           "__dataclass_fields__", "__parameters__", "__orig_bases__", "__abstractmethods__", "__signature__"}
 
+_MADE_HERE = 1 << 9  # CPython's mark of a class that is not part of Python itself
+
 def _class(walk, kind):
-    if not is_yours(kind.__module__): return [kind.__module__, kind.__qualname__]
+    bare = kind.__module__ == "builtins" and kind.__flags__ & _MADE_HERE and not _is_named(kind)
+    if not is_yours(kind.__module__) and not bare: return [kind.__module__, kind.__qualname__]
     own = {name: part for name, part in vars(kind).items() if name not in _ADDED}
     return [kind.__name__, walk.all(kind.__bases__), walk(type(kind)), walk.pairs(own)]
 
@@ -161,7 +166,8 @@ def _object(walk, thing):
     if type(thing).__name__ in ("member_descriptor", "getset_descriptor"): return [thing.__name__]
     kind = type(thing)
     if kind.__module__.split(".")[0] == "al_cifar" and isinstance(thing, Mapping): return [thing.kind]  # a Register
-    try: made = thing.__reduce_ex__(4)
+    reduce = copyreg.dispatch_table.get(kind)
+    try: made = reduce(thing) if reduce else thing.__reduce_ex__(4)
     except Exception as error: raise NoIdentity(f"{kind.__name__}: {error}") from None
     if isinstance(made, str): return [walk(kind), made]
     function, arguments, state, items, pairs = (*made, None, None, None)[:5]
@@ -175,7 +181,7 @@ def _builtin(walk, function):
 
 def _live(walk, thing): raise NoIdentity(f"{type(thing).__name__}: its state changes as it is used")
 
-# %% ../nbs/identity.ipynb #e58e15dc
+# %% ../nbs/identity.ipynb #aac6fe1b
 _SLOTS = type(object.__init__), type(str.join), type(object().__str__), type(dict.__dict__["fromkeys"])
 _READERS = [
     (FunctionType, _function), (type, _class), (ModuleType, _module), (CodeType, _code), (CellType, _cell),
@@ -186,12 +192,13 @@ _READERS = [
     (property, lambda walk, one: walk.all((one.fget, one.fset, one.fdel))),
     ((classmethod, staticmethod), lambda walk, one: [walk(one.__func__)]),
     (type(lru_cache(len)), lambda walk, cached: [walk(cached.__wrapped__)]),
+    (cached_property, lambda walk, one: [walk(one.func)]),
     (_LIVE, _live), (np.ndarray, _array), (np.generic, lambda walk, one: _array(walk, np.asarray(one))),
     (torch.Tensor, _tensor)]
 _EXACT = {tuple: _Walk.all, list: _Walk.all, dict: _Walk.pairs,
           set: lambda walk, one: sorted(walk.all(one)), frozenset: lambda walk, one: sorted(walk.all(one))}
 
-# %% ../nbs/identity.ipynb #a9e7dc30
+# %% ../nbs/identity.ipynb #c01a713f
 def identity(thing: Callable) -> str:
     "16 hex digits of what `thing` does. Raises `ValueError` if it holds what cannot be read by value."
     try: return _Walk()(thing)[:16]

@@ -166,3 +166,147 @@ def test_a_truncated_file_is_one_error_that_names_it(tmp_path, cache, suffix):
     for n in 0, 1, len(content)//2:
         image.write_bytes(content[:n])
         decode_error(image)
+
+
+# Components known by what their code does
+
+CASES = {  # what changes: code with a place for it, and the expression that is identified
+    "closure": ("def make(n):\n    return lambda x: x + n\nmine = make(VALUE)"),
+    "default": ("def mine(x, n=VALUE): return x + n"),
+    "keyword default": ("def mine(x, *, n=VALUE): return x + n"),
+    "constant": ("def mine(x): return x + VALUE"),
+    "two lambdas on a line": ("mine = [lambda x: x + 1, lambda x: x + 2][VALUE - 1]"),
+    "global": ("N = VALUE\ndef mine(x): return x + N"),
+    "helper": ("def helper(x): return x + VALUE\ndef mine(x): return helper(x)"),
+    "helper of a helper": ("def a(x): return VALUE\ndef b(x): return a(x)\nmine = lambda x: b(x)"),
+    "helper in a comprehension": ("def a(x): return VALUE\ndef mine(x): return [a(i) for i in x]"),
+    "recursion": ("def mine(n): return other(n - 1)\ndef other(n): return mine(n) if n else VALUE"),
+    "method": ("class mine:\n    def __call__(self, x): return self.f(x)\n    def f(self, x): return x + VALUE"),
+    "private attribute": ("class mine:\n    _n = VALUE\n    def __call__(self, x): return x + self._n"),
+    "array attribute": ("import numpy as np\nclass mine:\n    n = np.array([VALUE])"),
+    "base": ("class Base:\n    def f(self): return VALUE\nclass mine(Base): pass"),
+    "property": ("class mine:\n    @property\n    def f(self): return VALUE"),
+    "setter": ("class mine:\n    f = property(lambda self: 1, lambda self, v: setattr(self, 'v', v + VALUE))"),
+    "static method": ("class mine:\n    @staticmethod\n    def f(): return VALUE"),
+    "class method": ("class mine:\n    @classmethod\n    def f(cls): return VALUE"),
+    "cached property": ("from functools import cached_property\nclass mine:\n    @cached_property\n"
+                        "    def f(self): return VALUE"),
+    "slots": ("class Own:\n    __slots__ = ('n',)\n    def __call__(self): return self.n\nmine = Own()\nmine.n = VALUE"),
+    "dataclass field": ("from dataclasses import dataclass\n@dataclass\nclass mine:\n    a: int = VALUE"),
+    "dataclass factory": ("from dataclasses import dataclass, field\n@dataclass\nclass mine:\n"
+                          "    a: list = field(default_factory=lambda: [VALUE])"),
+    "dataclass annotator": ("from dataclasses import dataclass\nfrom al_cifar.oracle import UniformNoise\n"
+                            "@dataclass(frozen=True, eq=False)\nclass mine(UniformNoise):\n    step: int = 1\n"
+                            "    def wrong(self, index, v): return (self.y[index] + VALUE) % self.n_classes"),
+    "partial": ("from functools import partial\ndef f(x, n): return x + n\nmine = partial(f, n=VALUE)"),
+    "partial of changed": ("from functools import partial\ndef f(x, n): return x + n + VALUE\nmine = partial(f, n=1)"),
+    "callable object": ("class Own:\n    def __init__(self, n): self.n = n\n    def __call__(self, x): return x + self.n\n"
+                        "mine = Own(VALUE)"),
+    "bound method": ("class Own:\n    def __init__(self, n): self.n = n\n    def f(self): return self.n\n"
+                     "mine = Own(VALUE).f"),
+    "array": ("import numpy as np\nW = np.arange(9.)\nW[3] = VALUE\ndef mine(x): return W @ x"),
+    "tensor": ("import torch\nW = torch.ones(9, dtype=torch.bfloat16)\nW[3] = VALUE\ndef mine(x): return W @ x"),
+    "dict": ("D = {'a': {'b': [VALUE]}}\ndef mine(x): return D[x]"),
+    "set": ("S = {'a', 'b', (1, VALUE)}\ndef mine(x): return x in S"),
+    "set in the code": ("def mine(x): return x in {'a', 'b', 'c', VALUE}"),
+    "decorated": ("from functools import wraps\ndef twice(f):\n    @wraps(f)\n    def g(x): return f(x) * VALUE\n"
+                  "    return g\n@twice\ndef mine(x): return x"),
+    "decorator's function": ("from functools import wraps\ndef twice(f):\n    @wraps(f)\n    def g(x): return f(x)\n"
+                             "    return g\n@twice\ndef mine(x): return x + VALUE"),
+    "library's decorator": ("import torch\n@torch.no_grad()\ndef mine(x): return x + VALUE"),
+    "lru_cache": ("from functools import lru_cache\n@lru_cache\ndef f(x): return VALUE\ndef mine(x): return f(x)"),
+    "estimator": ("from sklearn.linear_model import LogisticRegression\nE = LogisticRegression(C=VALUE)\n"
+                  "def mine(x): return E.fit(x)"),
+    "library function": ("import numpy as np\nf = [np.sin, np.cos][VALUE - 1]\ndef mine(x): return f(x)"),
+    "caught error": ("def mine(x):\n    try: return 1/x\n    except [ValueError, OSError][VALUE - 1]: return 0"),
+    "enum": ("from enum import Enum\nclass E(Enum):\n    A = VALUE\ndef mine(x): return E.A"),
+    "named tuple": ("from typing import NamedTuple\nclass P(NamedTuple):\n    a: int = VALUE\ndef mine(x): return P()"),
+    "regular expression": ("import re\nR = re.compile(f'a{VALUE}')\ndef mine(x): return R.match(x)"),
+}
+SAME = "'''a docstring'''\n# a comment\n\n\n"  # in front of the code: other line numbers
+
+
+def run_python(folder, code, seed):
+    "What a new process prints that executes `code`."
+    environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory):
+    "{way: identities of all cases}: both values imported, then the first in other processes and in other ways."
+    folder = tmp_path_factory.mktemp("identities")
+    for i, code in enumerate(CASES.values()):
+        for value in 1, 2: (folder/f"case{i}_{value}.py").write_text(code.replace("VALUE", str(value)))
+        (folder/f"moved{i}_1.py").write_text(SAME + code.replace("VALUE", "1"))
+    head = "from al_cifar.components import code_hash\n"
+    one = lambda name, value: head + "".join(
+        f"import {name}{i}_{value} as m\nprint(code_hash(m.mine))\n" for i in range(len(CASES)))
+    executed = head + f"for i in range({len(CASES)}):\n    space = {{'__name__': '__main__'}}\n" \
+        "    exec(open(f'case{i}_1.py').read(), space)\n    print(code_hash(space['mine']))\n"
+    cells = head + "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()\n" \
+        f"for i in range({len(CASES)}):\n    shell.run_cell(open(f'case{{i}}_1.py').read())\n" \
+        "    print(code_hash(shell.user_ns['mine']))\n"
+    return {"first": run_python(folder, one("case", 1), 1), "changed": run_python(folder, one("case", 2), 1),
+            "other seed": run_python(folder, one("case", 1), 77), "moved": run_python(folder, one("moved", 1), 3),
+            "main": run_python(folder, executed, 4), "notebook": run_python(folder, cells, 5)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_identity_follows_the_code_and_nothing_else(identities, case):
+    at = list(CASES).index(case)
+    found = {way: hashes[at] for way, hashes in identities.items()}
+    assert found.pop("changed") != found["first"]
+    assert set(found.values()) == {found["first"]}, found
+
+
+@pytest.mark.parametrize("state", ["open(__file__)", "__import__('threading').Lock()", "(x for x in 'ab')", "iter('ab')",
+                                   "np.random.default_rng(0)", "__import__('torch').Generator()",
+                                   "memoryview(b'ab')", "__import__('socket').socket()"])
+def test_what_has_a_state_asks_for_a_version(state):
+    from al_cifar.components import Register, own_code
+    register, value = Register("fruit"), eval(state)
+    register.register("apple")(lambda day: value)
+    with pytest.raises(ValueError, match=r"give register\(\.\.\.\) a version="): own_code(register, "apple")
+    register.register("apple", version="1")(lambda day: value)
+    assert len(own_code(register, "apple")) == 16
+
+
+def test_run_ids_of_the_packages_own_stay():
+    from al_cifar.loop import TOY
+    from al_cifar.loop.config import own_sources
+    assert own_sources(TOY) == {}
+
+
+def test_changed_annotator_does_not_return_old_results(tmp_path):
+    from al_cifar.data import load_data
+    from al_cifar.loop import TOY, outcome
+    from al_cifar.oracle import ORACLES, UniformNoise
+    from al_cifar.study import grid, read_run, run_study
+    def annotator(step):
+        class Next(UniformNoise):
+            def wrong(self, index, v): return (self.y[index] + step) % self.n_classes
+        ORACLES.register("my_next_of_step")(Next)
+    paths = []
+    try:
+        for step in 1, 3, 1:
+            annotator(step)
+            config, = grid(TOY, oracle=["my_next_of_step"], strategy=["random"], budget=[40], epochs=[1])
+            paths += run_study([config], tmp_path, progress=False)
+    finally: ORACLES.components.pop("my_next_of_step", None)
+    assert paths[0] == paths[2] != paths[1]
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+    first, second = (outcome(read_run(path)[1]) for path in paths[:2])
+    assert first != second
+
+
+def test_partials_travel_by_value(tmp_path):
+    (tmp_path/"only_here.py").write_text("N = 40\ndef add(x, n): return x + n + N\n")
+    code = ("import sys; from functools import partial; import only_here; from al_cifar.components import by_value\n"
+            "sys.stdout.buffer.write(by_value(partial(partial(only_here.add, n=1))))")
+    sent = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert sent.returncode == 0, sent.stderr
+    import pickle
+    assert pickle.loads(sent.stdout)(1) == 42

@@ -78,7 +78,7 @@ def _openable():
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
-# %% ../../nbs/data/folder.ipynb #3b1fbf64
+# %% ../../nbs/data/folder.ipynb #c138eab7
 def _decode(path):
     "One image as RGB, (H,W,3) uint8."
     try:
