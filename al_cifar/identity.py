@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_yours', 'NoIdentity', 'identity']
 
-# %% ../nbs/identity.ipynb #eed2f305
+# %% ../nbs/identity.ipynb #ae12ba27
 import copyreg
 import dis
 import inspect
@@ -22,7 +22,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodT
 import numpy as np
 import torch
 
-# %% ../nbs/identity.ipynb #9e5379fc
+# %% ../nbs/identity.ipynb #52160ee1
 _PATHS = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()]
 _INSTALLED = tuple(str(Path(path).resolve()) + "/" for path in _PATHS)
 
@@ -34,14 +34,14 @@ def is_yours(module: str | None) -> bool:
     file = getattr(sys.modules.get(top), "__file__", None)
     return file is None or not str(Path(file).resolve()).startswith(_INSTALLED)
 
-# %% ../nbs/identity.ipynb #62784806
+# %% ../nbs/identity.ipynb #f6fe2724
 def _is_named(thing) -> bool:
     "Whether `thing` is what its module has under its name."
     found = sys.modules.get(getattr(thing, "__module__", None) or "builtins")
     for name in str(getattr(thing, "__qualname__", "")).split("."): found = getattr(found, name, None)
     return found is thing
 
-# %% ../nbs/identity.ipynb #83e9666f
+# %% ../nbs/identity.ipynb #68245b5d
 _KINDS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 def _inner(code):
@@ -56,7 +56,7 @@ def _names(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return sorted(used), sorted({name for one in _inner(code) for name in one.co_names})
 
-# %% ../nbs/identity.ipynb #a376bb52
+# %% ../nbs/identity.ipynb #72bc51fc
 class NoIdentity(ValueError):
     "Something in a component cannot be hashed by value."
 
@@ -71,7 +71,7 @@ def _plain_text(value):
     "A plain value as text, a whole number of any size."
     return hex(value) if type(value) is int else repr(value)
 
-# %% ../nbs/identity.ipynb #44f90112
+# %% ../nbs/identity.ipynb #31122d10
 class _Walk:
     "Digests of things by value."
     def __init__(self): self.known, self.open = {}, {}
@@ -98,7 +98,7 @@ class _Walk:
 
     def pairs(self, mapping): return sorted((self(key), self(value)) for key, value in mapping.items())
 
-# %% ../nbs/identity.ipynb #e2e725e1
+# %% ../nbs/identity.ipynb #96d8683e
 def _array(walk, array):
     if array.dtype.hasobject: return [array.shape, *walk.all(array.ravel().tolist())]
     return [array.dtype.str, array.dtype.descr if array.dtype.names else "", array.shape,
@@ -123,7 +123,7 @@ def _cell(walk, cell):
         if isinstance(error, NoIdentity): raise
         return ["empty"]
 
-# %% ../nbs/identity.ipynb #abee27df
+# %% ../nbs/identity.ipynb #ee27c6bd
 def _of_module(walk, module, names):
     "What code with these `names` uses of a module."
     if not is_yours(module.__name__): return [module.__name__]
@@ -149,7 +149,7 @@ def _function(walk, function):
     return [walk(function.__code__), *parts,
             [(name, _global(walk, space[name], names)) for name in read if name in space]]
 
-# %% ../nbs/identity.ipynb #6ea6ad90
+# %% ../nbs/identity.ipynb #8e957f68
 _ADDED = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__", "__annotations__",
           "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "_abc_impl",
           "__dataclass_fields__", "__parameters__", "__orig_bases__", "__abstractmethods__", "__signature__"}
@@ -181,7 +181,7 @@ def _builtin(walk, function):
 
 def _live(walk, thing): raise NoIdentity(f"{type(thing).__name__}: its state changes as it is used")
 
-# %% ../nbs/identity.ipynb #aac6fe1b
+# %% ../nbs/identity.ipynb #1cb1348f
 _SLOTS = type(object.__init__), type(str.join), type(object().__str__), type(dict.__dict__["fromkeys"])
 _READERS = [
     (FunctionType, _function), (type, _class), (ModuleType, _module), (CodeType, _code), (CellType, _cell),
@@ -198,7 +198,7 @@ _READERS = [
 _EXACT = {tuple: _Walk.all, list: _Walk.all, dict: _Walk.pairs,
           set: lambda walk, one: sorted(walk.all(one)), frozenset: lambda walk, one: sorted(walk.all(one))}
 
-# %% ../nbs/identity.ipynb #c01a713f
+# %% ../nbs/identity.ipynb #2ff11193
 def identity(thing: Callable) -> str:
     "16 hex digits of what `thing` does. Raises `ValueError` if it holds what cannot be read by value."
     try: return _Walk()(thing)[:16]
