@@ -147,7 +147,9 @@ def by_value(thing) -> bytes:
     return cloudpickle.dumps(thing)
 
 # %% ../nbs/components.ipynb #6b796b72
-def _check_version(version):
+def _check_entry(name, version):
+    if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
+        raise ValueError(f"name must be an identifier, got {name!r}")
     if version is None or (isinstance(version, str) and version): return
     raise ValueError(f"version must be a non-empty text or None, got {version!r}")
 
@@ -156,7 +158,7 @@ def _check_defaults(component):
         if default is REQUIRED or _is_plain(default): continue
         raise ValueError(f"default of {name} must be {_ANY_PLAIN}, got {default!r}")
 
-# %% ../nbs/components.ipynb #422cd0ad
+# %% ../nbs/components.ipynb #18597ad1
 class Register(Mapping):
     "Components of one kind, by name. `kind` is what errors call them, such as strategy."
     def __init__(self, kind: str): self.kind, self.components = kind, {}
@@ -166,9 +168,7 @@ class Register(Mapping):
 
     def register(self, name: str, version: str | None = None, **facts) -> Callable:
         "A decorator that adds a function or class. The package's may not be replaced: `ValueError`."
-        if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
-            raise ValueError(f"name must be an identifier, got {name!r}")
-        _check_version(version)
+        _check_entry(name, version)
         def add(make):
             component = Component(name, make, facts, version)
             _check_defaults(component)
@@ -228,7 +228,7 @@ def _known_by(component):
     if version is not None: return sha256(f"version {version}".encode()).hexdigest()[:16]
     return identity((code_hash(component.make), component.facts))
 
-# %% ../nbs/components.ipynb #aa40fa6f
+# %% ../nbs/components.ipynb #80dd6731
 def own_code(register: Register, text: str) -> str | None:
     "16 hex digits that identify the code of your own components in `text`; None if there are none."
     hashes = [_known_by(component) for component in own_parts(register, text).values()]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_yours', 'packaged', 'NoIdentity', 'identity']
 
-# %% ../nbs/identity.ipynb #20a60d92
+# %% ../nbs/identity.ipynb #4ee91b7c
 import copyreg
 import dis
 import inspect
@@ -22,7 +22,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodT
 import numpy as np
 import torch
 
-# %% ../nbs/identity.ipynb #afc6cce1
+# %% ../nbs/identity.ipynb #040282ec
 _PATHS = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()]
 _INSTALLED = tuple(str(Path(path).resolve()) + "/" for path in _PATHS)
 
@@ -34,19 +34,19 @@ def is_yours(module: str | None) -> bool:
     file = getattr(sys.modules.get(top), "__file__", None)
     return file is None or not str(Path(file).resolve()).startswith(_INSTALLED)
 
-# %% ../nbs/identity.ipynb #ab80aa41
+# %% ../nbs/identity.ipynb #618b7f3c
 def packaged(make: Callable) -> bool:
     "Whether a component is one of this package's own."
     return make.__module__.split(".")[0] == "al_cifar"
 
-# %% ../nbs/identity.ipynb #0e9e653e
+# %% ../nbs/identity.ipynb #8cc05294
 def _is_named(thing) -> bool:
     "Whether `thing` is what its module has under its name."
     found = sys.modules.get(getattr(thing, "__module__", None) or "builtins")
     for name in str(getattr(thing, "__qualname__", "")).split("."): found = getattr(found, name, None)
     return found is thing
 
-# %% ../nbs/identity.ipynb #f957652e
+# %% ../nbs/identity.ipynb #95c2ea5e
 _KINDS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 def _inner(code):
@@ -61,7 +61,7 @@ def _names(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return sorted(used), sorted({name for one in _inner(code) for name in one.co_names})
 
-# %% ../nbs/identity.ipynb #87719272
+# %% ../nbs/identity.ipynb #def5011b
 class NoIdentity(ValueError):
     "Something in a component cannot be hashed by value."
 
@@ -76,7 +76,7 @@ def _plain_text(value):
     "A plain value as text, a whole number of any size."
     return hex(value) if type(value) is int else repr(value)
 
-# %% ../nbs/identity.ipynb #22b695db
+# %% ../nbs/identity.ipynb #65015483
 class _Walk:
     "Digests of things by value."
     def __init__(self): self.known, self.open = {}, {}
@@ -85,9 +85,10 @@ class _Walk:
         if type(thing) in _PLAIN: return _digest(type(thing).__name__, _plain_text(thing))
         if type(thing) is float: return _digest("float", thing.hex())
         if id(thing) in self.known: return self.known[id(thing)][1]
-        if id(thing) in self.open: return _digest("cycle", type(thing).__name__, getattr(thing, "__name__", ""))
+        kind = type(thing).__name__
+        if id(thing) in self.open: return _digest("cycle", kind, getattr(thing, "__name__", ""))
         self.open[id(thing)] = thing
-        try: digest = _digest(type(thing).__name__, *self.parts(thing))
+        try: digest = _digest(kind, *self.parts(thing))
         finally: del self.open[id(thing)]
         self.known[id(thing)] = thing, digest  # kept, so that no other thing gets its id
         return digest
@@ -103,7 +104,7 @@ class _Walk:
 
     def pairs(self, mapping): return sorted((self(key), self(value)) for key, value in mapping.items())
 
-# %% ../nbs/identity.ipynb #9414e252
+# %% ../nbs/identity.ipynb #14de1ca1
 def _array(walk, array):
     if array.dtype.hasobject: return [array.shape, *walk.all(array.ravel().tolist())]
     return [array.dtype.str, array.dtype.descr if array.dtype.names else "", array.shape,
@@ -128,7 +129,7 @@ def _cell(walk, cell):
         if isinstance(error, NoIdentity): raise
         return ["empty"]
 
-# %% ../nbs/identity.ipynb #b9f1e502
+# %% ../nbs/identity.ipynb #c116a015
 def _of_module(walk, module, names):
     "What code with these `names` uses of a module."
     if not is_yours(module.__name__): return [module.__name__]
@@ -148,15 +149,15 @@ def _function(walk, function):
         return [function.__module__, function.__qualname__]
     parts = [walk(function.__defaults__), walk(function.__kwdefaults__), walk.all(function.__closure__ or ()),
              walk.pairs({k: v for k, v in vars(function).items() if k != "__signature__"})]
-    if not is_yours(where): return [where, function.__code__.co_name, *parts]  # made by a library, around yours
+    if not is_yours(where): return [where, function.__code__.co_name, *parts]  # a library's wrapper
     read, names = _names(function.__code__)
     space = function.__globals__
     return [walk(function.__code__), *parts,
             [(name, _global(walk, space[name], names)) for name in read if name in space]]
 
-# %% ../nbs/identity.ipynb #89d09f38
-_ADDED = {"__slotnames__", "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__",
-          "__annotations__",
+# %% ../nbs/identity.ipynb #0eab0a80
+_ADDED = {"__slotnames__", "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__",
+          "__firstlineno__", "__annotations__",
           "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "_abc_impl",
           "__dataclass_fields__", "__parameters__", "__orig_bases__", "__abstractmethods__", "__signature__"}
 
@@ -171,7 +172,8 @@ def _class(walk, kind):
 def _object(walk, thing):
     if type(thing).__name__ in ("member_descriptor", "getset_descriptor"): return [thing.__name__]
     kind = type(thing)
-    if kind.__module__.split(".")[0] == "al_cifar" and isinstance(thing, Mapping): return [thing.kind]  # a Register
+    is_register = packaged(kind) and isinstance(thing, Mapping)
+    if is_register: return [thing.kind]
     reduce = copyreg.dispatch_table.get(kind)
     try: made = reduce(thing) if reduce else thing.__reduce_ex__(4)
     except Exception as error: raise NoIdentity(f"{kind.__name__}: {error}") from None
@@ -187,13 +189,14 @@ def _builtin(walk, function):
 
 def _live(walk, thing): raise NoIdentity(f"{type(thing).__name__}: its state changes as it is used")
 
-# %% ../nbs/identity.ipynb #739e46ec
+# %% ../nbs/identity.ipynb #8c2b49bb
 _SLOTS = type(object.__init__), type(str.join), type(object().__str__), type(dict.__dict__["fromkeys"])
 _READERS = [
     (FunctionType, _function), (type, _class), (ModuleType, _module), (CodeType, _code), (CellType, _cell),
     (MethodType, lambda walk, method: [walk(method.__func__), walk(method.__self__)]),
     (BuiltinFunctionType, _builtin), (_SLOTS, lambda walk, slot: [slot.__qualname__]),
-    (np.ufunc, lambda walk, ufunc: [ufunc.__name__]), (np.dtype, lambda walk, dtype: [dtype.str, dtype.descr]),
+    (np.ufunc, lambda walk, ufunc: [ufunc.__name__]),
+    (np.dtype, lambda walk, dtype: [dtype.str, dtype.descr]),
     (partial, lambda walk, call: [walk(call.func), walk.all(call.args), walk.pairs(call.keywords)]),
     (property, lambda walk, one: walk.all((one.fget, one.fset, one.fdel))),
     ((classmethod, staticmethod), lambda walk, one: [walk(one.__func__)]),
@@ -204,7 +207,7 @@ _READERS = [
 _EXACT = {tuple: _Walk.all, list: _Walk.all, dict: _Walk.pairs,
           set: lambda walk, one: sorted(walk.all(one)), frozenset: lambda walk, one: sorted(walk.all(one))}
 
-# %% ../nbs/identity.ipynb #e291ee2d
+# %% ../nbs/identity.ipynb #1fe7d2c7
 def identity(thing: Callable) -> str:
     "16 hex digits of what `thing` does. Raises `ValueError` if it holds what cannot be read by value."
     try: return _Walk()(thing)[:16]

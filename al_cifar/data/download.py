@@ -22,9 +22,9 @@ def offline() -> bool:
     "Has the user forbidden the network with `AL_CIFAR_OFFLINE=1`?"
     return os.environ.get("AL_CIFAR_OFFLINE", "") not in ("", "0")
 
-# %% ../../nbs/data/download.ipynb #5ce9293a
+# %% ../../nbs/data/download.ipynb #49bbc6d7
 def _within(seconds, late, work):
-    "The result of `work(over)` in a thread; `TimeoutError(late)` if it takes too long. At the end `over` is set."
+    "The result of `work(over)` in a thread, or `TimeoutError(late)`. At the end `over` is set."
     answer, over = Future(), threading.Event()
     def run():
         try: answer.set_result(work(over))
@@ -55,7 +55,7 @@ def _announced(response):
     text = str(response.headers.get("Content-Length")).strip()
     return int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 16 else None
 
-# %% ../../nbs/data/download.ipynb #811a8e6e
+# %% ../../nbs/data/download.ipynb #0339c3e0
 _MOST = 2**30    # bytes that a file may have
 _WHOLE = 3600.0  # seconds until the whole file must be here
 
