@@ -105,6 +105,33 @@ class Server:
         self.head(handler)
         handler.wfile.write(self.archive[:500])
 
+    def with_length(self, handler, length):
+        handler.send_response(200)
+        if length is not None: handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.wfile.write(self.archive)
+
+    def for_ever(self, handler, pause=0., piece=b"x"*65536):
+        handler.send_response(200)
+        handler.end_headers()
+        while not self.over.wait(pause):
+            try: handler.wfile.write(piece)
+            except OSError: return
+
+    def floods(self, handler): self.for_ever(handler)
+
+    def drips(self, handler): self.for_ever(handler, .05, b"x")
+
+    def drips_a_chunk(self, handler):
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"1\r\nx\r\n")
+        while not self.over.wait(.05):  # the size of a chunk, that never ends
+            try: handler.wfile.write(b"0")
+            except OSError: return
+
     def altered(self, handler):
         self.head(handler)
         handler.wfile.write(self.archive[:-1] + b"?")
@@ -203,6 +230,32 @@ def test_bad_network_then_retry(server, tmp_path, monkeypatch, how, reason):
 
     server.reply = server.whole
     assert data.load_data("auto", tmp_path).name == "cifar10"
+
+
+@pytest.mark.parametrize("length", ["-1", "-170498071", "many", "1e9", "\u00b2", "9"*400, "9"*6000, "", None])
+def test_silly_length_does_not_matter(server, tmp_path, length):
+    server.reply = lambda handler: server.with_length(handler, length)
+    assert data.load_data("cifar10", tmp_path).name == "cifar10"
+
+
+def test_huge_length_is_refused(server, tmp_path):
+    server.reply = lambda handler: server.with_length(handler, "9"*14)
+    with pytest.raises(data.DataUnavailableError, match="more than 1,073,741,824 bytes"):
+        data.load_data("cifar10", tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("how, reason", [("floods", "has more than 9,000,000 bytes"), ("drips", "was not here within"),
+                                         ("drips_a_chunk", "was not here within")])
+def test_a_server_that_sends_for_ever(server, tmp_path, monkeypatch, how, reason):
+    monkeypatch.setattr(download, "_MOST", 9_000_000, raising=False)
+    monkeypatch.setattr(download, "_WHOLE", 1.0, raising=False)
+    threading.Timer(8, server.over.set).start()  # so that this ends without a deadline, too
+    server.reply = getattr(server, how)
+    start = time.perf_counter()
+    with pytest.raises(data.DataUnavailableError, match=reason): data.load_data("cifar10", tmp_path)
+    assert time.perf_counter() - start < 6
+    assert os.listdir(tmp_path) == []
 
 
 def test_name_lookup_that_hangs(server, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ __all__ = ['DataUnavailableError', 'load_cifar10']
 
 # %% ../../nbs/data/cifar10.ipynb #723a9439
 import os
-import tempfile
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from .download import download, offline
 from .images import ImageData
+from .saved import working_folder
 
 # %% ../../nbs/data/cifar10.ipynb #549ef2c3
 def _download(url, path, md5):
@@ -35,9 +35,9 @@ def _unpack(archive, root):
     "Put the batches in `archive` under `root`."
     from torchvision.datasets.utils import extract_archive
     (root/_BATCHES).mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as aside:
+    with working_folder(root/_BATCHES) as aside:
         extract_archive(str(archive), aside)
-        for file in (Path(aside)/_BATCHES).iterdir(): os.replace(file, root/_BATCHES/file.name)
+        for file in (aside/_BATCHES).iterdir(): os.replace(file, root/_BATCHES/file.name)
 
 # %% ../../nbs/data/cifar10.ipynb #1224afe3
 def _fetch_cifar10(root):
@@ -88,5 +88,5 @@ def load_cifar10(root: str | Path # holds the batches or their archive, or will 
         with suppress(RuntimeError): return _read_cifar10(root)  # else "not found or corrupted"
         _fetch_cifar10(root)
         return _read_cifar10(root)
-    except (OSError, HTTPException, ImportError, RuntimeError) as error:
+    except (OSError, HTTPException, ImportError, RuntimeError, ValueError) as error:
         raise _unavailable(root, f"{type(error).__name__}: {error}") from error

@@ -7,8 +7,6 @@ __all__ = ['BAR', 'offline', 'download']
 
 # %% ../../nbs/data/download.ipynb #71599a14
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -17,10 +15,25 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from .saved import working_folder
+
 # %% ../../nbs/data/download.ipynb #4665cf04
 def offline() -> bool:
     "Has the user forbidden the network with `AL_CIFAR_OFFLINE=1`?"
     return os.environ.get("AL_CIFAR_OFFLINE", "") not in ("", "0")
+
+# %% ../../nbs/data/download.ipynb #49bbc6d7
+def _within(seconds, late, work):
+    "The result of `work(over)` in a thread, or `TimeoutError(late)`. At the end `over` is set."
+    answer, over = Future(), threading.Event()
+    def run():
+        try: answer.set_result(work(over))
+        except Exception as error: answer.set_exception(error)
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        if not wait([answer], seconds).done: raise TimeoutError(late)
+        return answer.result()
+    finally: over.set()
 
 # %% ../../nbs/data/download.ipynb #38b80bc0
 _DEADLINE = 8.0  # seconds until the first byte must be here
@@ -28,28 +41,36 @@ _STALL = 30.0    # seconds without a byte after which a transfer has failed
 
 def _connect(url):
     "`(response, first byte)` of `url`; TimeoutError if that takes longer than `_DEADLINE`."
-    answer = Future()
-    def work():
-        try:
-            request = Request(url, headers={"User-Agent": "al_cifar"})
-            response = urlopen(request, timeout=_STALL)
-            answer.set_result((response, response.read(1)))
-        except Exception as error: answer.set_exception(error)
-    threading.Thread(target=work, daemon=True).start()
-    if not wait([answer], _DEADLINE).done:
-        raise TimeoutError(f"no answer from {url} within {_DEADLINE:g} s")
-    return answer.result()
+    def work(over):
+        request = Request(url, headers={"User-Agent": "al_cifar"})
+        response = urlopen(request, timeout=_STALL)
+        return response, response.read(1)
+    return _within(_DEADLINE, f"no answer from {url} within {_DEADLINE:g} s", work)
 
 # %% ../../nbs/data/download.ipynb #ebb1a6c0
 BAR = {"mininterval": 2, "ncols": 88, "delay": 1}  # tqdm's settings here: a bar may end up in a log file
 
-def _receive(response, first, part):
-    "Write the byte `first` and the rest of `response` to the new file `part`, with a bar."
-    size = int(response.headers.get("Content-Length") or 0) or None
-    with response, open(part, "wb") as file:
-        with tqdm.wrapattr(file, "write", size, desc=part.name, **BAR) as out:
-            out.write(first)
-            shutil.copyfileobj(response, out)
+def _announced(response):
+    "The size that the server announces in bytes; None if it announces none, or nonsense."
+    text = str(response.headers.get("Content-Length")).strip()
+    return int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 16 else None
+
+# %% ../../nbs/data/download.ipynb #0339c3e0
+_MOST = 2**30    # bytes that a file may have
+_WHOLE = 3600.0  # seconds until the whole file must be here
+
+def _receive(response, first, part, over):
+    "Write the byte `first` and the rest of `response` to the file `part` with a bar, until `over` is set."
+    size, got, chunk = _announced(response), 0, first
+    bar = tqdm(desc=part.name, total=size, unit="B", unit_scale=True, **BAR)
+    with response, open(part, "wb") as file, bar:
+        while chunk and not over.is_set():
+            got += len(chunk)
+            if max(got, size or 0) > _MOST: raise OSError(f"{part.name} has more than {_MOST:,} bytes")
+            file.write(chunk)
+            bar.update(len(chunk))
+            chunk = response.read1(2**16)  # what is there, without waiting for more
+    if size and got < size: raise OSError(f"{part.name} was cut short: {got:,} of {size:,} bytes came")
 
 # %% ../../nbs/data/download.ipynb #fad5c033
 def download(url: str,
@@ -58,9 +79,9 @@ def download(url: str,
             ) -> None:
     "Fetch `url` into `path`; a failed transfer, or a file that `check` refuses, leaves nothing behind."
     response, first = _connect(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as aside:
-        part = Path(aside)/path.name
-        _receive(response, first, part)
+    with working_folder(path) as aside:
+        part = aside/path.name
+        late = f"{url} was not here within {_WHOLE:g} s"
+        _within(_WHOLE, late, lambda over: _receive(response, first, part, over))
         check(part)
         os.replace(part, path)

@@ -70,10 +70,21 @@ def _list_folder(root):
     return sorted(train), *files
 
 # %% ../../nbs/data/folder.ipynb #f76c9a6d
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "TGA")  # TGA last: it has no mark
+_MOST_PIXELS = 2**26
+
+def _openable():
+    "The formats that this Pillow can open."
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+# %% ../../nbs/data/folder.ipynb #c138eab7
 def _decode(path):
     "One image as RGB, (H,W,3) uint8."
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_openable()) as image:
+            if image.width*image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is more than {_MOST_PIXELS:,} pixels")
             if image.mode[0] in "IF":  # Pillow would clip, not scale
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
             return np.asarray(image.convert("RGB"))
@@ -123,10 +134,11 @@ def load_folder(root: Path # holds train/<class>/* and test/<class>/*
                ) -> ImageData:
     "The images under `root`, through a cache of decoded images."
     classes, train, test = _list_folder(root)
-    path = user_cache()/f"folder-{_content_key(root, train + test)}"
-    with suppress(OSError, ValueError): return read_data(path)  # absent or damaged: decode
+    key = _content_key(root, train + test)
+    path = user_cache()/f"folder-{key}"
+    with suppress(OSError, ValueError): return read_data(path, key)  # absent, damaged, another's: decode
     data = _decode_folder(root, classes, train, test)
-    try: return read_data(save_data(data, path))
+    try: return read_data(save_data(data, path, key), key)
     except (OSError, ValueError) as error:
         warnings.warn("the decoded images could not be cached, "
                       f"so the next load decodes them again: {error}", stacklevel=3)  # load_data's caller
