@@ -1,0 +1,41 @@
+"""Run files: every append is checked, every line is checked, and no file is trusted by its name."""
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from al_cifar.data import load_data
+from al_cifar.loop import TOY
+from al_cifar.study import read_run
+from al_cifar.study.durable import durable_rounds
+
+
+@pytest.fixture(scope="module")
+def digits(): return load_data("digits")
+
+
+def test_two_writers_without_a_lock(digits, tmp_path):
+    path, config = tmp_path/"run.jsonl", replace(TOY, epochs=1)
+    first = durable_rounds(config, digits, path)
+    next(first)
+    shutil.rmtree(tmp_path/".study")
+    second = durable_rounds(config, digits, path, wait=0)
+    next(second)
+    with pytest.raises(RuntimeError, match="another process writes this run.*run.jsonl"): next(first)
+    list(second)
+    assert [record["round"] for record in read_run(path)[1]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_file_replaced_under_its_writer(gone, digits, tmp_path):
+    path = tmp_path/"run.jsonl"
+    rounds = durable_rounds(replace(TOY, epochs=1), digits, path)
+    next(rounds)
+    before = path.read_bytes()
+    if gone: path.unlink()
+    else:
+        (tmp_path/"copy").write_bytes(before)
+        os.replace(tmp_path/"copy", path)
+    with pytest.raises(RuntimeError, match="another process writes this run"): next(rounds)
+    assert gone or path.read_bytes() == before
