@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from al_cifar.data import load_data
-from al_cifar.loop import TOY
-from al_cifar.study import read_run
+from al_cifar.loop import TOY, simulate
+from al_cifar.study import read_run, run_id, run_study
 from al_cifar.study.durable import durable_rounds
 
 
@@ -39,3 +39,24 @@ def test_file_replaced_under_its_writer(gone, digits, tmp_path):
         os.replace(tmp_path/"copy", path)
     with pytest.raises(RuntimeError, match="another process writes this run"): next(rounds)
     assert gone or path.read_bytes() == before
+
+
+def test_copy_under_another_name(digits, tmp_path):
+    a, b = replace(TOY, strategy="margin", epochs=1), replace(TOY, strategy="entropy", epochs=1)
+    [of_b] = run_study([b], tmp_path, digits, progress=False)
+    of_a = tmp_path/f"{run_id(a, digits)}.jsonl"
+    shutil.copy(of_b, of_a)
+    with pytest.raises(ValueError, match=f"{of_a.name}, line 1: another run.*strategy differ"):
+        run_study([a], tmp_path, digits, progress=False)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda asked: asked[1:], "got 19"),
+    (lambda asked: [*asked[1:], asked[1]], "got one twice"),
+    (lambda asked: [*asked[1:], 5_000], "got 5000"),
+    (lambda asked: [*asked[1:], -1], "got -1")])
+def test_replay_checks_what_was_asked(spoil, message, digits):
+    config = replace(TOY, epochs=1)
+    first = next(simulate(config, digits))
+    with pytest.raises(ValueError, match=message):
+        simulate(config, digits, [dict(first, queried=spoil(first["queried"]))])

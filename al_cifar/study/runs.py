@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_THE_RUN', 'RETIRED', 'HEADER_KEYS', 'RECORD_KEYS', 'config_facts', 'all_facts', 'safe', 'run_id', 'rounds_in',
            'header', 'whole_lines', 'parse_line', 'parse_run', 'read_run', 'finished', 'whole_config', 'sources_in',
-           'check_same_run']
+           'check_same_run', 'check_file']
 
 # %% ../../nbs/study/runs.ipynb #6de907db
 import json
@@ -163,3 +163,11 @@ def check_same_run(
     if sources_in(head) != sources: differ.append("code of components")
     if not differ: return
     raise ValueError(f"{path}, line 1: another run than the one asked for, {', '.join(differ)} differ")
+
+# %% ../../nbs/study/runs.ipynb #bc421944
+def check_file(path: Path | str, config: Config, data: ImageData) -> None:
+    "A `ValueError` if the file `path` exists and is another run's than that of `config` on `data`."
+    if not Path(path).exists(): return
+    with open(path, "rb") as file: first = file.readline()
+    head, _ = parse_run(first, path)
+    if head is not None: check_same_run(path, head, config, data, own_sources(config))
