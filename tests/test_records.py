@@ -1,4 +1,5 @@
 """Run files: every append is checked, every line is checked, and no file is trusted by its name."""
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -9,6 +10,7 @@ from al_cifar.data import load_data
 from al_cifar.loop import TOY, simulate
 from al_cifar.study import read_run, run_id, run_study
 from al_cifar.study.durable import durable_rounds
+from al_cifar.study.runs import header, parse_run
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,21 @@ def test_replay_checks_what_was_asked(spoil, message, digits):
     first = next(simulate(config, digits))
     with pytest.raises(ValueError, match=message):
         simulate(config, digits, [dict(first, queried=spoil(first["queried"]))])
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"accuracy": 7.}, "accuracy must be in"),
+    ({"accuracy": float("nan")}, "NaN is no number"),
+    ({"n_labels": 20.}, "n_labels must be a whole number"),
+    ({"queried": [], "answers": []}, "must be 20, got 0 and 0"),
+    ({"seconds": {"train": -1}}, "seconds by part")])
+def test_values_are_checked(change, message, digits):
+    head, record = header(TOY, digits), next(simulate(replace(TOY, epochs=1), digits))
+    lines = [json.dumps(value).encode() + b"\n" for value in (head, record | change)]
+    with pytest.raises(ValueError, match=f"some.jsonl, line 2: .*{message}"): parse_run(b"".join(lines), "some.jsonl")
+
+
+def test_deep_and_early_ends_are_errors(digits):
+    with pytest.raises(ValueError, match="line 1: not JSON"): parse_run(b"["*100_000 + b"\n", "some.jsonl")
+    with pytest.raises(ValueError, match="line 1: config: batch"):
+        parse_run(b'{"config": {"initial": 1, "budget": 2}, "fingerprint": "a", "streams": 1}\n', "some.jsonl")
