@@ -23,7 +23,7 @@ from .dispatch import run_on
 from .durable import failed_file, side_file
 from .estimate import images_of
 from .progress import ProgressBar, Watch, note_plan
-from .runs import run_id
+from .runs import check_file, run_id
 from .tasks import task_of
 
 # %% ../../nbs/study/running.ipynb #ed15c2c6
@@ -138,6 +138,7 @@ def run_study(
     out_dir.mkdir(parents=True, exist_ok=True)
     files = {config: out_dir/f"{run_id(config, data_of[config])}.jsonl" for config in configs}
     runs = {path: config for config, path in files.items()}
+    for path, config in runs.items(): check_file(path, config, data_of[config])
     watch = Watch(runs, on_round)
     note_plan(runs)
     jobs = {path: (config, data_of[config]) for path, config in runs.items() if path.name in watch.open}
