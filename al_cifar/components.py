@@ -72,11 +72,14 @@ def fit_value(
     raise ValueError(f"{name} must be {_ANY_PLAIN if free else f'of kind {kind.__name__}'}, got {value!r}")
 
 # %% ../nbs/components.ipynb #7d30d958
+def _takes_more(make): return any(a.kind is a.VAR_KEYWORD for a in inspect.signature(make).parameters.values())
+
 class Component(NamedTuple):
     "What is registered under a name."
     name: str
     make: Callable  # a function or a class
     facts: dict     # what its kind wants to know about it
+    version: str | None = None  # stands in place of the hash of its code
 
     @property
     def parameters(self) -> dict:
@@ -84,17 +87,11 @@ class Component(NamedTuple):
         arguments = inspect.signature(self.make).parameters.values()
         return {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
 
-    @property
-    def open(self) -> bool:
-        "Whether it takes other keywords, too, and judges them by itself (`**` in its signature)."
-        arguments = inspect.signature(self.make).parameters.values()
-        return any(a.kind is a.VAR_KEYWORD for a in arguments)
-
     def fill(self, given: dict) -> dict:
-        "The values of all parameters, some of them `given`. Raises `ValueError`."
+        "The values of all parameters, and of others if it takes `**`, some `given`. Raises `ValueError`."
         known = self.parameters
         more = {name: REQUIRED for name in sorted(given) if name not in known}
-        if more and not self.open:
+        if more and not _takes_more(self.make):
             raise ValueError(f"{self.name} has no parameter {next(iter(more))!r}; there is {self}")
         values = {}
         for name, default in (known | more).items():
@@ -153,50 +150,16 @@ def by_value(thing) -> bytes:
     return cloudpickle.dumps(thing)
 
 # %% ../nbs/components.ipynb #6b796b72
+def _check_entry(name, version):
+    if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
+        raise ValueError(f"name must be an identifier, got {name!r}")
+    if version is None or (isinstance(version, str) and version): return
+    raise ValueError(f"version must be a non-empty text or None, got {version!r}")
+
 def _check_defaults(component):
     for name, default in component.parameters.items():
         if default is REQUIRED or _is_plain(default): continue
         raise ValueError(f"default of {name} must be {_ANY_PLAIN}, got {default!r}")
-
-class Register(Mapping):
-    "Components of one kind, by name. `kind` is what errors call them, such as strategy."
-    def __init__(self, kind: str): self.kind, self.components = kind, {}
-    def __getitem__(self, name: str) -> Callable: return self.components[name].make
-    def __iter__(self) -> Iterator[str]: return iter(self.components)
-    def __len__(self) -> int: return len(self.components)
-
-    def register(self, name: str, **facts) -> Callable:
-        "A decorator that adds a function or class. The package's may not be replaced: `ValueError`."
-        if not (isinstance(name, str) and name.isidentifier() and parse_call(name)[0] == name):
-            raise ValueError(f"name must be an identifier, got {name!r}")
-        def add(make):
-            component = Component(name, make, facts)
-            _check_defaults(component)
-            taken = name in self and packaged(self[name]) and not packaged(make)
-            if not taken: self.components[name] = component
-            elif written(make) != written(self[name]):  # the same code again is its own page, being read
-                raise ValueError(f"name {name!r} is the package's own {self.kind}; choose another")
-            return make
-        return add
-
-    def find(self, text: str) -> tuple[Component, dict]:
-        "The component that `text` names, and the values of its parameters. Raises `ValueError`."
-        name, given = parse_call(text)
-        if name in self: return self.components[name], self.components[name].fill(given)
-        there = ", ".join(map(str, self.components.values()))
-        raise ValueError(f"{self.kind} must be one of {there}, got {text!r}")
-
-    def spell(self, text: str) -> str:
-        "The canonical text: parameters as in the signature, defaults left out. Raises `ValueError`."
-        component, values = self.find(text)
-        defaults = component.parameters
-        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults.get(k, REQUIRED))}
-        return call_text(component.name, unlike)
-
-    def make(self, text: str) -> Callable:
-        "The function or class that `text` names, its parameters filled in. Raises `ValueError`."
-        component, values = self.find(text)
-        return partial(component.make, **values) if values else component.make
 
 # %% ../nbs/components.ipynb #18597ad1
 class Register(Mapping):
@@ -230,7 +193,7 @@ class Register(Mapping):
         "The canonical text: parameters as in the signature, defaults left out. Raises `ValueError`."
         component, values = self.find(text)
         defaults = component.parameters
-        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults[k])}  # (1.0,) is not (1,)
+        unlike = {k: v for k, v in values.items() if repr(v) != repr(defaults.get(k, REQUIRED))}  # (1.0,) is not (1,)
         spelled = call_text(component.name, unlike)
         parse_call(spelled)  # 0xfff... may have become too long, which is an error
         return spelled
