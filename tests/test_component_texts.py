@@ -3,7 +3,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from al_cifar.components import Register, call_text, parse_call
+from al_cifar.calls import call_text, parse_call
+from al_cifar.components import Register
 
 FRUIT = Register("fruit")
 FRUIT.register("apple")(lambda day, *, size=1.0, count=3, name="fuji", parts=(), any=None, ripe=True: ...)

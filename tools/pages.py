@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT/"nbs", ROOT/"al_cifar"
 
 # From the top down: a package may import those before it.
-PACKAGES = ["identity", "components", "checkout", "oracle", "model", "strategies", "crn", "data", "loop", "study",
+PACKAGES = ["calls", "identity", "components", "checkout", "oracle", "model", "strategies", "crn", "data", "loop", "study",
             "analysis", "forms", "paper"]
 
 

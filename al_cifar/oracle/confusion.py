@@ -22,7 +22,7 @@ def parse_pairs(text: str) -> list[tuple[str, str]]:
         both_ways = "-" in part
         ends = [end.strip() for end in part.split("-" if both_ways else ">")]
         if len(ends) != 2 or not all(ends) or ends[0] == ends[1]:
-            raise ValueError(f"pairs must be such as 'cat-dog,truck>automobile', got {part.strip()!r} in {text!r}")
+            raise ValueError(f"pairs must be such as 'cat-dog,truck>automobile', got {part.strip()!r}")
         pairs += [tuple(ends), tuple(ends[::-1])] if both_ways else [tuple(ends)]
     return pairs
 
@@ -51,14 +51,15 @@ def confusion_matrix(
     counts = np.zeros((n_classes, n_classes))
     np.add.at(counts, (true, given), 1)
     empty = np.flatnonzero(counts.sum(axis=1) == 0)
-    if len(empty): raise ValueError(f"true must have images of all {n_classes} classes, got none of class {empty[0]}")
+    if len(empty): raise ValueError(f"true must have images of all classes, got none of class {empty[0]}")
     return counts/counts.sum(axis=1, keepdims=True)
 
 # %% ../../nbs/oracle/confusion.ipynb #ba4dac6d
 def check_matrix(matrix: Sequence) -> np.ndarray:  # (C, C)
-    "A confusion matrix as an array; a `ValueError` unless it is square and its rows are shares that sum to 1."
+    "A confusion matrix as an array; a `ValueError` unless it is square and each row's shares sum to 1."
     try: shares = np.array(matrix, dtype=float)
-    except (TypeError, ValueError): raise ValueError(f"matrix must be rows of numbers, got {matrix!r}") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"matrix must be rows of numbers, got {matrix!r}") from None
     if shares.ndim != 2 or shares.shape[0] != shares.shape[1] or len(shares) < 2:
         raise ValueError(f"matrix must be square, a row and a column per class, got shape {shares.shape}")
     for row, shown in enumerate(shares):
@@ -78,7 +79,7 @@ def wrong_law(matrix: np.ndarray) -> np.ndarray:  # (C, C), 0 on the diagonal, r
 
 # %% ../../nbs/oracle/confusion.ipynb #a1189209
 def class_steps(law: np.ndarray) -> np.ndarray:  # (C, C)
-    "The distribution function of each row; exactly 1 from its last possible class on, whatever rounding does."
+    "The distribution function of each row; exactly 1 from its last possible class on."
     steps = law.cumsum(axis=1)
     last = law.shape[1] - 1 - (law[:, ::-1] > 0).argmax(axis=1)
     steps[np.arange(law.shape[1]) >= last[:, None]] = 1
@@ -101,14 +102,14 @@ def class_rates(matrix: np.ndarray, epsilon: float, rates: str) -> np.ndarray:  
     if errors.mean() == 0: raise ValueError("matrix must have wrong answers if rates='matrix', got none")
     scaled = epsilon*errors/errors.mean()
     most = errors.mean()/errors.max()
-    if scaled.max() > 1: raise ValueError(f"epsilon must be at most {most:.4g} for this matrix, got {epsilon}")
-    return scaled
+    if scaled.max() <= 1: return scaled
+    raise ValueError(f"epsilon must be at most {most:.4g} for this matrix, got {epsilon}")
 
 # %% ../../nbs/oracle/confusion.ipynb #4abb83e0
 def check_confusion(matrix: tuple, pairs: str, rates: str) -> None:
     "A `ValueError` unless one of `matrix` and `pairs` is given, and is right."
     if bool(matrix) == bool(pairs): raise ValueError("confusion needs matrix or pairs, and not both")
-    if rates not in RATES: raise ValueError(f"rates of confusion must be one of {', '.join(RATES)}, got {rates!r}")
+    if rates not in RATES: raise ValueError(f"rates must be one of {', '.join(RATES)}, got {rates!r}")
     if matrix: check_matrix(matrix)
     else: parse_pairs(pairs)
     if pairs and rates == "matrix": raise ValueError("rates='matrix' needs a matrix, got pairs")
@@ -127,11 +128,11 @@ class Confusion(Annotator):
     by_class: np.ndarray | None = _bound()  # (C,) rates
 
     def on(self, y: np.ndarray, data=None) -> "Confusion":
-        "The same annotator, bound to true labels. Raises `ValueError` if matrix or pairs do not fit the classes."
+        "The same annotator, bound to true labels. A `ValueError` if matrix or pairs do not fit the classes."
         classes = list(map(str, range(self.n_classes))) if data is None else data.classes
         matrix = pair_matrix(self.pairs, classes) if self.pairs else check_matrix(self.matrix)
         if len(matrix) != self.n_classes:
-            raise ValueError(f"matrix must have a row for each of {self.n_classes} classes, got {len(matrix)}")
+            raise ValueError(f"matrix must have {self.n_classes} rows, one a class, got {len(matrix)}")
         bound = super().on(y, data)
         rates = class_rates(matrix, self.epsilon, self.rates)
         vars(bound).update(steps=class_steps(wrong_law(matrix)), by_class=rates)

@@ -48,7 +48,8 @@ def wants(strategy: type) -> list[str]:
 def usable(pool: object) -> dict[str, type]:
     "The strategies in the module `pool` that the adapter can serve, by name."
     classes = {name: getattr(pool, name) for name in pool.__all__ if hasattr(getattr(pool, name), "query")}
-    return {name: one for name, one in classes.items() if name not in REFUSED and set(wants(one)) <= set(MODELS)}
+    allowed = {name: one for name, one in classes.items() if name not in REFUSED}
+    return {name: one for name, one in allowed.items() if set(wants(one)) <= set(MODELS)}
 
 # %% ../../nbs/strategies/skactiveml.ipynb #12f9cf13
 def strategy_class(name: str) -> type:
@@ -60,7 +61,8 @@ def strategy_class(name: str) -> type:
 
 def check_skactiveml(name: str, **parameters) -> None:
     "A `ValueError` unless scikit-activeml has this strategy with these parameters."
-    takes = [p for p in inspect.signature(strategy_class(name).__init__).parameters if p not in ("self", *OURS)]
+    known = inspect.signature(strategy_class(name)).parameters
+    takes = [parameter for parameter in known if parameter not in OURS]
     wrong = [p for p in parameters if p not in takes]
     if wrong: raise ValueError(f"{name} takes {', '.join(takes) or 'no parameters'}, got {wrong[0]!r}")
 
@@ -101,7 +103,8 @@ def ask_library(
     if "classes" in takes: parameters = parameters | {"classes": list(range(view.n_classes))}
     if "cluster_algo_dict" in takes:  # unseeded otherwise
         parameters = parameters | {"cluster_algo_dict": {"random_state": seed}}
-    for what in wants(strategy): model |= {what: last_layer_classifier(view, X, y, seed), f"fit_{what}": False}
+    for what in wants(strategy):
+        model |= {what: last_layer_classifier(view, X, y, seed), f"fit_{what}": False}
     picks = strategy(random_state=seed, **parameters).query(X, y, batch_size=k, **model)
     return order[np.asarray(picks) - len(known)]
 

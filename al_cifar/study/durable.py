@@ -74,7 +74,7 @@ class Appender:
             while line: line = line[self.file.write(line):]  # a disk that fills up takes a part first
             os.fsync(self.file.fileno())
         except OSError as error:
-            text = f"{error.strerror}; earlier rounds are safe: mend that and run again, which goes on from there"
+            text = f"{error.strerror}; earlier rounds are safe: mend that, run again, which goes on from there"
             raise OSError(error.errno, text, str(self.path)) from error
         self.size += len(as_line(value))
 
@@ -114,7 +114,7 @@ def open_run(
 ) -> Iterator[tuple[list[dict], Callable]]:
     """Within the block, this process alone writes a run: its records so far, and a function that appends one.
 
-    The function checks a record before it writes it. Raises `Timeout`, `TakenOver`, `ValueError`, `OSError`."""
+    The function checks a record, then writes it. Raises `Timeout`, `TakenOver`, `ValueError`, `OSError`."""
     path = Path(path)
     sources = own_sources(config) if sources is None else sources
     with only_writer(path, wait):

@@ -34,7 +34,8 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
     if len(line) > MOST_BYTES: raise ValueError(f"a line has at most {MOST_BYTES:,} bytes, got {len(line):,}")
     text = line[:-_CHECKED] + b"}"
     checked = line[-_CHECKED:-10] == b', "crc": "'
-    if checked and line[-_CHECKED:] != _checksum(text): raise ValueError("the checksum is wrong: it was changed")
+    if checked and line[-_CHECKED:] != _checksum(text):
+        raise ValueError("the checksum is wrong: it was changed")
     try: value = json.loads(text if checked else line, parse_constant=_no_number)
     except RecursionError: raise ValueError("not JSON (nested too deeply)") from None
     except ValueError as error: raise ValueError(f"not JSON ({error})") from None
@@ -58,7 +59,8 @@ KINDS = {  # of a record: what a value must be, is it?
     "queried": ("whole numbers", _list_of(_is_whole)), "answers": ("whole numbers", _list_of(_is_whole)),
     "seconds": ("numbers by name", _times),
     "per_class": ("numbers in [0, 1] or null", _or_none(_list_of(_or_none(_is_share)))),
-    "ece": ("a number in [0, 1] or null", _or_none(_is_share)), "nll": ("a number or null", _or_none(_is_number)),
+    "ece": ("a number in [0, 1] or null", _or_none(_is_share)),
+    "nll": ("a number or null", _or_none(_is_number)),
     "wrong_confidence": ("a number in [0, 1] or null", _or_none(_is_share)),
     "queried_wrong": ("a whole number or null", _or_none(_is_whole)),
     "batch_spread": ("a number or null", _or_none(_is_number))}
@@ -77,10 +79,12 @@ def check_kinds(value: dict, kinds: dict, needed: tuple) -> None:
 
 # %% ../../nbs/study/records.ipynb #430d75d3
 HEADER_KINDS = {
-    "config": ("an object", _is_dict), "fingerprint": ("a text", _is_text), "streams": ("a whole number", _is_whole),
+    "config": ("an object", _is_dict),
+    "fingerprint": ("a text", _is_text), "streams": ("a whole number", _is_whole),
     "condition": ("a text", _is_text), "dataset": ("a text", _is_text), "engine": ("a text", _is_text),
     "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _list_of(_is_whole)),
-    "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict), "started": ("a text", _is_text),
+    "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict),
+    "started": ("a text", _is_text),
     "format": (f"{FORMAT}", lambda value: value == FORMAT)}
 HEADER_KEYS = ("config", "fingerprint", "streams")
 SCHEDULE = {name: ("a whole number above 0", lambda value: _is_whole(value) and value > 0)
@@ -115,8 +119,9 @@ def check_record(
         if record[name] != expected: raise ValueError(f"expected {name} {expected}, got {record[name]}")
     queried, pool = record["queried"], head.get("pool", inf)
     for name in ("queried", "answers"):
-        if len(record[name]) != wanted: raise ValueError(f"{name} must be {wanted} numbers, got {len(record[name])}")
-    if len(set(queried)) < wanted: raise ValueError("queried must be different images, got one more than once")
+        count = len(record[name])
+        if count != wanted: raise ValueError(f"{name} must be {wanted} numbers, got {count}")
+    if len(set(queried)) < wanted: raise ValueError("queried must be different images, got one twice")
     if wanted and max(queried) >= pool: raise ValueError(f"queried must be below {pool}, got {max(queried)}")
     classes = len(record.get("class_counts", ())) or inf
     if wanted and max(record["answers"]) >= classes:
@@ -156,6 +161,7 @@ def parse_run(
         else: records.append(value)
     return head, records
 
+# %% ../../nbs/study/records.ipynb #ab12cd34
 def read_run(path: Path | str) -> tuple[dict | None, list[dict]]:
     "Header and records of a run's file. A half line at the end is dropped. Raises `ValueError`."
     return parse_run(whole_lines(path), path)
