@@ -72,7 +72,7 @@ def texts_by_name(runs: list[tuple[Path, list, bytes]]) -> dict[str, bytes]:
         if len(text) > MOST_IN_ENTRY: raise ValueError(f"{file} must have at most {MOST_IN_ENTRY:,} bytes")
     return {name: files[name][1] for name in sorted(files)}
 
-# %% ../../nbs/study/bundle.ipynb #87eaa135
+# %% ../../nbs/study/bundle.ipynb #eb25dd2c
 def check_archive(path: Path, parts: dict[str, str | bytes]) -> None:
     "An `OSError` unless the archive at `path` holds `parts`, byte for byte."
     try:
@@ -81,7 +81,7 @@ def check_archive(path: Path, parts: dict[str, str | bytes]) -> None:
     expected = {name: text.encode() if isinstance(text, str) else text for name, text in parts.items()}
     if there != expected: raise OSError(f"{path} reads back otherwise than it was written")
 
-# %% ../../nbs/study/bundle.ipynb #33270d2c
+# %% ../../nbs/study/bundle.ipynb #a3745e5f
 def bundle(
     out_dir: Place,    # the folder of a study, or whatever load_results reads
     path: Path | str,  # of the archive, a .zip

@@ -24,7 +24,7 @@ from .records import parse_run, whole_lines
 from .runs import NOT_THE_RUN, safe, sources_in, whole_config
 from .tidy import RESULT_COLUMNS, learner_of, rows_of
 
-# %% ../../nbs/study/collect.ipynb #28c7ae65
+# %% ../../nbs/study/collect.ipynb #ea9bc2f3
 MOST_IN_ENTRY = 2**26  # bytes of one run
 RUN_ENTRY = r"runs/[^./\\:\0][^/\\:\0]*\.jsonl"  # any name, but no folder and no dotfile
 OTHER_ENTRIES = ("README.txt", "results.csv", "runs.csv", "runs/")
@@ -123,7 +123,7 @@ def identity(head: dict) -> str:
     facts = [config, head.get("dataset"), head["fingerprint"], head["streams"], sources_in(head)]
     return json.dumps(facts, sort_keys=True)
 
-# %% ../../nbs/study/collect.ipynb #1e9c2230
+# %% ../../nbs/study/collect.ipynb #66c80684
 AN_ID = re.compile(r"-[eu][\d.e+-]+-r\d+-[0-9a-f]{16}$")
 
 def id_of(head: dict) -> str:
