@@ -17,8 +17,8 @@ from filelock import Timeout
 
 from .. import __version__
 from al_cifar.study.collect import (
-    MIXING, MOST_IN_ENTRY, RUN_ENTRY, ZIP_ERRORS, Place, bundled, identity, longer, misnamed,
-    runs_in)
+    MIXING, MOST_IN_ENTRY, RUN_ENTRY, ZIP_ERRORS, Place, bundled, id_of, identity, longer,
+    misnamed, runs_in)
 from .durable import TakenOver, being_written, only_writer, write_whole
 from .results import frame_of
 from .records import parse_run, whole_lines
@@ -91,10 +91,10 @@ def bundle(
     A run that is there twice is taken once, from the longest file. Raises `ValueError`, `OSError`."""
     path = Path(path)
     if path.suffix != ".zip": raise ValueError(f"path must end in .zip, got {path}")
-    runs = runs_in(out_dir, tuple(MIXING), texts=True)
+    runs = runs_in(out_dir, tuple(MIXING), columns=RESULT_COLUMNS, texts=True)
     texts = texts_by_name(runs)
     heads = {name: json.loads(text[:text.index(b"\n")]) for name, text in texts.items()}
-    results = table_text(frame_of(runs)[RESULT_COLUMNS])
+    results = table_text(frame_of(runs, RESULT_COLUMNS))
     parts = {"README.txt": README, "results.csv": results, "runs.csv": runs_table(heads)}
     parts |= {f"runs/{name}": text for name, text in texts.items()}
     write_whole(path, _zipped(parts))
@@ -106,7 +106,7 @@ def is_news(target: Path, name: Path, text: bytes) -> bool:
     "Whether the run `text` of the entry `name` got farther than the file `target`. Raises `ValueError`."
     head, records = parse_run(text, name)
     if head is None: return False
-    if wrong := misnamed(name, head): raise ValueError(wrong)
+    if wrong := misnamed(name, id_of(head)): raise ValueError(wrong)
     if not target.exists(): return True
     here, so_far = parse_run(whole_lines(target), target)
     if here is None: return True

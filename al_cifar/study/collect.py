@@ -138,11 +138,11 @@ def id_of(head: dict) -> str:
     noise = f"{'u' if config['stochastic'] else 'e'}{config['epsilon']!r}"
     return f"{safe(config['strategy'])}-{noise}-r{config['replication']}-{digest}"
 
-def misnamed(file: Path | str, head: dict) -> str:
+def misnamed(file: Path | str, run: str) -> str:  # run: the id that its header tells
     "What is wrong if the name of a run file is that of another run; nothing for any other name."
     stem = Path(file).stem
-    if not AN_ID.search(stem) or stem == id_of(head): return ""
-    return f"{file} holds another run than its name says: {id_of(head)}"
+    if not AN_ID.search(stem) or stem == run: return ""
+    return f"{file} holds another run than its name says: {run}"
 
 # %% ../../nbs/study/collect.ipynb #5630c81d
 def longer(a: tuple, b: tuple) -> tuple:
@@ -154,8 +154,8 @@ def longer(a: tuple, b: tuple) -> tuple:
     return b if len(b[1]) > len(a[1]) else a
 
 # %% ../../nbs/study/collect.ipynb #90472382
-def _read_runs(path, mix, damaged, texts):
-    "Every run at `path`: header, file, rows, and its text if `texts`."
+def _read_runs(path, mix, damaged, columns, texts):
+    "Every run at `path`: its header, and what `runs_in` returns of it."
     first = {}
     for name, text in run_texts(path, damaged):
         head, records = attempted(lambda: parse_run(text, name), damaged) or (None, [])
@@ -163,20 +163,21 @@ def _read_runs(path, mix, damaged, texts):
         for what in [what for what in MIXING if what not in mix]:
             value = MIXING[what](head)
             check_same(what, *first.setdefault(what, (value, name)), value, name)
-        yield head, (name, rows_of(head, records), text if texts else b"")
+        yield head, (name, rows_of(head, records, columns), text if texts else b"")
 
 def runs_in(
     path: Place,
     mix: Iterable[str] = (),
     damaged: str = "refuse",  # or skip: leave damaged files out, with a warning
+    columns: list[str] | None = None,  # of the rows: RESULT_COLUMNS, or None for all
     texts: bool = False,      # whether to keep them
 ) -> list[tuple[Path, list, bytes]]:
     "File, rows and text of every run at `path`, each run once, the longest one. Raises as `load_results`."
     check_mix(mix)
     if damaged not in ("refuse", "skip"): raise ValueError(f"damaged must be refuse or skip, got {damaged!r}")
     runs, copies = {}, {}
-    for head, run in _read_runs(path, mix, damaged, texts):
-        wrong, key = misnamed(run[0], head), identity(head)
+    for head, run in _read_runs(path, mix, damaged, columns, texts):
+        wrong, key = misnamed(run[0], id_of(head)), identity(head)
         if wrong: warn(wrong, stacklevel=3)
         found = copies if wrong else runs
         found[key] = longer(found.get(key, run), run)

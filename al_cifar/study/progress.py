@@ -179,17 +179,18 @@ def look_at(folder: Path, plan: dict[str, int]) -> tuple[dict, dict, dict]:
     runs, damaged, strays, seen = {name: (0, wanted) for name, wanted in plan.items()}, {}, {}, {}
     for path in run_files(folder):
         try: head, rounds = glance(path)
-        except ValueError as error: damaged[path.name] = str(error)
-        else:
-            if head is None: runs.setdefault(path.name, (0, 1))
-            else: seen[path.name] = id_of(head), rounds, head
+        except ValueError as error:
+            damaged[path.name] = str(error)
+            continue
+        if head is None: runs.setdefault(path.name, (0, 1))
+        else: seen[path.name] = id_of(head), rounds, rounds_in(SimpleNamespace(**head["config"]))
     right = {run for name, (run, _, _) in seen.items() if name == f"{run}.jsonl"}
-    for name, (run, rounds, head) in seen.items():
-        wrong = misnamed(name, head)
+    for name, (run, rounds, wanted) in seen.items():
+        wrong = misnamed(name, run)
         if not wrong and name not in plan and name != f"{run}.jsonl" and run in right:
             wrong = f"{name} is a copy of the run {run}"
         if wrong: (damaged if name in plan else strays)[name] = wrong
-        else: runs[name] = rounds, plan.get(name) or rounds_in(SimpleNamespace(**head["config"]))
+        else: runs[name] = rounds, plan.get(name, wanted)
     return runs, damaged, strays
 
 # %% ../../nbs/study/progress.ipynb #f01aa1c1

@@ -48,14 +48,15 @@ def _is_share(value): return type(value) in (int, float) and 0 <= value <= 1
 def _is_text(value): return type(value) is str
 def _is_dict(value): return type(value) is dict
 def _list_of(good): return lambda value: type(value) is list and all(map(good, value))
+def _are_whole(value): return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
 def _or_none(good): return lambda value: value is None or good(value)
 def _times(value): return type(value) is dict and all(map(_is_number, value.values()))
 
 KINDS = {  # of a record: what a value must be, is it?
     "round": ("a whole number", _is_whole), "n_labels": ("a whole number", _is_whole),
     "accuracy": ("a number in [0, 1]", _is_share), "accuracies": ("numbers in [0, 1]", _list_of(_is_share)),
-    "n_wrong": ("a whole number", _is_whole), "class_counts": ("whole numbers", _list_of(_is_whole)),
-    "queried": ("whole numbers", _list_of(_is_whole)), "answers": ("whole numbers", _list_of(_is_whole)),
+    "n_wrong": ("a whole number", _is_whole), "class_counts": ("whole numbers", _are_whole),
+    "queried": ("whole numbers", _are_whole), "answers": ("whole numbers", _are_whole),
     "seconds": ("numbers by name", _times),
     "per_class": ("numbers in [0, 1] or null", _or_none(_list_of(_or_none(_is_share)))),
     "ece": ("a number in [0, 1] or null", _or_none(_is_share)), "nll": ("a number or null", _or_none(_is_number)),
@@ -79,7 +80,7 @@ def check_kinds(value: dict, kinds: dict, needed: tuple) -> None:
 HEADER_KINDS = {
     "config": ("an object", _is_dict), "fingerprint": ("a text", _is_text), "streams": ("a whole number", _is_whole),
     "condition": ("a text", _is_text), "dataset": ("a text", _is_text), "engine": ("a text", _is_text),
-    "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _list_of(_is_whole)),
+    "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _are_whole),
     "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict), "started": ("a text", _is_text),
     "format": (f"{FORMAT}", lambda value: value == FORMAT)}
 HEADER_KEYS = ("config", "fingerprint", "streams")

@@ -59,18 +59,22 @@ def read_table(
 # %% ../../nbs/study/results.ipynb #6ba07e4b
 ORDER = ["condition", "strategy", "replication", "n_labels"]
 
-def frame_of(runs: list[tuple]) -> pd.DataFrame:
-    "A sorted frame of `runs_in`."
-    frame = pd.DataFrame([row for run in runs for row in run[1]], columns=all_columns())
+def frame_of(runs: list[tuple], columns: list[str]) -> pd.DataFrame:
+    "A sorted frame of what `runs_in` returns."
+    frame = pd.DataFrame([row for run in runs for row in run[1]], columns=columns)
     return frame.sort_values(ORDER, kind="stable", ignore_index=True)
+
+def _rounds(path, mix, damaged, columns):
+    "A sorted frame with `columns`; of a table with all that it has."
+    if not is_table(path): return frame_of(runs_in(path, mix, damaged, columns), columns)
+    return read_table(path, RESULT_COLUMNS, mix).sort_values(ORDER, kind="stable", ignore_index=True)
 
 def tidy_rounds(path: Place, mix: Iterable[str] = (), damaged: str = "refuse") -> pd.DataFrame:
     """The frame of `load_results` with all that each round measured.
 
     accuracies: of each evaluator, as text; n_wrong: labelled images whose label is wrong; class_counts:
     labelled images of each true class, as text; seconds by part; the measures. Raises as `load_results`."""
-    if not is_table(path): return frame_of(runs_in(path, mix, damaged))
-    return read_table(path, RESULT_COLUMNS, mix).sort_values(ORDER, kind="stable", ignore_index=True)
+    return _rounds(path, mix, damaged, all_columns())
 
 # %% ../../nbs/study/results.ipynb #a82177e3
 def per_evaluator(frame: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +97,8 @@ def load_results(
     Unfinished runs are there as far as they got; a run that is there twice counts once; measures that a file
     lacks are NaN. A file with the name of another run counts as what it is, with a warning.
     Raises `FileNotFoundError`, and a `ValueError` that names a damaged file or two runs that do not mix."""
-    frame, columns = tidy_rounds(path, mix, damaged), [*RESULT_COLUMNS]
+    columns, more = [*RESULT_COLUMNS], each_evaluator or measures
+    frame = _rounds(path, mix, damaged, all_columns() if more else columns)
     if measures:
         frame = frame.reindex(columns=[*frame, *(name for name in MEASURES if name not in frame)])
         columns += MEASURES

@@ -10,6 +10,7 @@ __all__ = ['RESULT_COLUMNS', 'ROUND_COLUMNS', 'FORMULAS', 'NAMES', 'all_columns'
 import csv
 from collections.abc import Callable
 from math import nan
+from operator import itemgetter
 from types import SimpleNamespace
 
 import pandas as pd
@@ -68,12 +69,17 @@ def round_cells(record: dict) -> dict:
         **{name: as_cell(record.get(name)) for name in MEASURES}}
 
 # %% ../../nbs/study/tidy.ipynb #860b23d9
-def rows_of(head: dict | None, records: list[dict]) -> list[tuple]:
-    "Rows of the tidy frame, in the order of `all_columns`; none for a file that is still empty."
+def rows_of(
+    head: dict | None,
+    records: list[dict],
+    columns: list[str] | None = None,  # those wanted, of all_columns; None: all
+) -> list[tuple]:
+    "Rows of the tidy frame; none for a file that is still empty."
     if head is None: return []
-    run, columns = run_cells(head), all_columns()
-    rows = [run | round_cells(record) for record in records]
-    return [tuple(row[column] for column in columns) for row in rows]
+    columns = all_columns() if columns is None else columns
+    cells = round_cells if {*columns} - {*RESULT_COLUMNS} else dict  # a record has what the results need
+    pick, run = itemgetter(*columns), run_cells(head)
+    return [pick(cells(record) | run) for record in records]
 
 # %% ../../nbs/study/tidy.ipynb #51100ae9
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
