@@ -42,7 +42,8 @@ def run_entries(archive: ZipFile) -> list[str]:
 def read_entry(archive: ZipFile, name: str) -> bytes:
     "One entry, whose checksum is tested. Raises `ValueError` above MOST_IN_ENTRY."
     info, pieces, size = archive.getinfo(name), [], 0
-    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED): raise ValueError(f"{name!r} must be stored or deflated")
+    bounded = info.compress_type in (ZIP_STORED, ZIP_DEFLATED)  # the others unpack much at once
+    if not bounded: raise ValueError(f"{name!r} must be stored or deflated")
     with archive.open(name) as file:
         while piece := file.read(2**20):
             pieces.append(piece)
@@ -52,8 +53,8 @@ def read_entry(archive: ZipFile, name: str) -> bytes:
     return b"".join(pieces)
 
 # %% ../../nbs/study/collect.ipynb #b3b0df8c
-ZIP_ERRORS = (BadZipFile, LargeZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OverflowError,
-              struct.error, ValueError)  # what zipfile raises for archives that are no good
+ZIP_ERRORS = (BadZipFile, LargeZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError,
+              OverflowError, struct.error, ValueError)  # what zipfile raises for archives that are no good
 
 def bundled(path: Path) -> Iterator[tuple[Path, bytes]]:
     "Name and whole lines of every run in the bundle `path`. Raises `ValueError` if it is no bundle."
@@ -73,6 +74,7 @@ def run_files(folder: Path | str) -> list[Path]:
         names = [entry.name for entry in entries if entry.name.endswith(".jsonl") and not entry.is_dir()]
     return [Path(folder)/name for name in sorted(names) if not name.startswith(".")]
 
+# %% ../../nbs/study/collect.ipynb #12b439e9
 def attempted(read: Callable, damaged: str):  # damaged: "refuse" or "skip"
     "What `read` returns. If it cannot read and `damaged` is skip: a warning, and None."
     try: return read()
@@ -88,7 +90,8 @@ def run_texts(path: Place, damaged: str = "refuse") -> Iterator[tuple[Path, byte
     path = Path(path)
     if path.suffix == ".zip" and path.exists(): return (yield from bundled(path))
     files = run_files(path) if path.is_dir() else [path]
-    if not files or not os.path.lexists(files[0]): raise FileNotFoundError(f"no run files (*.jsonl) at {path}")
+    there = files and os.path.lexists(files[0])
+    if not there: raise FileNotFoundError(f"no run files (*.jsonl) at {path}")
     for file in files:
         text = attempted(lambda: whole_lines(file), damaged)
         if text is not None: yield file, text

@@ -9,6 +9,7 @@ __all__ = ['STATES', 'Pace', 'Watch', 'read', 'ProgressBar', 'note_plan', 'plann
 # %% ../../nbs/study/progress.ipynb #43f19f67
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,7 +135,7 @@ def _plan_in(path):
     except (OSError, ValueError, RecursionError): return {}
     if not isinstance(plan, dict): return {}
     whole = {name: rounds for name, rounds in plan.items() if type(rounds) is int and rounds > 0}
-    return {name: rounds for name, rounds in whole.items() if name.endswith(".jsonl") and Path(name).name == name}
+    return {name: whole[name] for name in whole if re.fullmatch(r"[^/\\]+\.jsonl", name)}
 
 def planned(out_dir: Path | str) -> dict[str, int]:
     "Rounds of every run that is planned in the folder `out_dir`, by file name."
@@ -200,14 +201,15 @@ def status(out_dir: Path | str) -> dict:
     """How the study in the folder `out_dir` stands: numbers of runs, and of rounds, and what failed.
 
     `runs` = `done` + `running` + `failed` + `waiting` + how many are `damaged`; `rounds` on disk of
-    `rounds_planned`; `failures`: the error by run, the traceback is in `<run>.failed`; `damaged`: what is wrong,
-    by run; `strays`: files that count as no run, and why. Raises `FileNotFoundError` if there is no study."""
+    `rounds_planned`; `failures`: the error by run, the traceback is in `<run>.failed`; `damaged`: what is
+    wrong, by run; `strays`: files that count as no run, and why. Raises `FileNotFoundError` if there is none."""
     out_dir = Path(out_dir)
     runs, damaged, strays = look_at(out_dir, planned(out_dir)) if out_dir.is_dir() else ({}, {}, {})
     if not {*runs, *damaged, *strays}:
         raise FileNotFoundError(f"out_dir must be the folder of a study, there is none at {out_dir}")
     states = {name: state_of(out_dir/name, *run) for name, run in runs.items() if name not in damaged}
-    failures = {Path(name).stem: reason_of(out_dir/name) for name, state in states.items() if state == "failed"}
+    failed = [out_dir/name for name, state in states.items() if state == "failed"]
+    failures = {path.stem: reason_of(path) for path in failed}
     counts = Counter(states.values())
     return {"runs": len({*runs, *damaged}), **{state: counts[state] for state in STATES},
             "rounds": sum(runs[name][0] for name in states),

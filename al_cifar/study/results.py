@@ -69,6 +69,7 @@ def _rounds(path, mix, damaged, columns):
     if not is_table(path): return frame_of(runs_in(path, mix, damaged, columns), columns)
     return read_table(path, RESULT_COLUMNS, mix).sort_values(ORDER, kind="stable", ignore_index=True)
 
+# %% ../../nbs/study/results.ipynb #cfb5c308
 def tidy_rounds(path: Place, mix: Iterable[str] = (), damaged: str = "refuse") -> pd.DataFrame:
     """The frame of `load_results` with all that each round measured.
 

@@ -22,8 +22,8 @@ from ..loop.settings import fields_with
 from .runs import whole_config
 
 # %% ../../nbs/study/tidy.ipynb #712b87ce
-RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "oracle", "epsilon",
-                  "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner"]
+RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "oracle",
+                  "epsilon", "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner"]
 ROUND_COLUMNS = ["fingerprint", "streams", "engine", "accuracies", "n_wrong", "class_counts",
                  *(f"seconds_{part}" for part in PARTS)]
 
@@ -94,6 +94,7 @@ def unguarded(value):
     is_guarded = isinstance(value, str) and value.startswith("'") and value[1:].startswith(FORMULAS)
     return value[1:] if is_guarded else value
 
+# %% ../../nbs/study/tidy.ipynb #44806b1e
 def guarded_frame(frame: pd.DataFrame, cell: Callable = guarded) -> pd.DataFrame:
     "The frame with the texts that run files name `guarded`, or `unguarded`."
     return frame.assign(**{name: frame[name].map(cell) for name in NAMES if name in frame})
