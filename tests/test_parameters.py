@@ -1,11 +1,17 @@
 "What can be said to an experiment: each value is taken or refused in one short sentence that names its parameter."
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from al_cifar.forms.command import main
 from al_cifar.forms.errors import ExperimentError
+from al_cifar.forms.experiment import prepare, run_experiment
 from al_cifar.forms.form import EXPERIMENT, STUDY
+from al_cifar.loop.config import COMPONENTS
+from al_cifar.study.records import read_run
+from al_cifar.study.results import load_results
 
 FORMS = pytest.mark.parametrize("form", (EXPERIMENT, STUDY), ids=("experiment", "study"))
 
@@ -41,3 +47,84 @@ def test_command_without_arguments_explains_itself(monkeypatch, capsys):
     monkeypatch.setattr(command, "prepare", lambda *_: pytest.fail("it would have run the whole grid"))
     main([])
     assert "--replications" in capsys.readouterr().out
+
+
+MINE = '''"A strategy and an annotator of one's own, as they stand in a file."
+from dataclasses import dataclass
+
+import numpy as np
+
+from al_cifar.oracle.annotator import ORACLES
+from al_cifar.oracle.uniform import UniformNoise
+from al_cifar.strategies.contract import register
+
+def last(scores, k): return scores.argsort()[-k:]
+
+@register("my_thing")
+def my_thing(view, k, g, *, shift: int = 0): return last(view.priority + shift, k)
+
+@ORACLES.register("my_people")
+@dataclass(frozen=True)
+class People(UniformNoise): pass
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    "A file of one's own components; what it registered is forgotten afterwards."
+    for register in COMPONENTS.values(): monkeypatch.setattr(register, "components", dict(register.components))
+    before = set(sys.modules)
+    path = tmp_path/"my_strategies.py"
+    path.write_text(MINE)
+    yield path
+    for name in set(sys.modules) - before: del sys.modules[name]
+
+
+@FORMS
+def test_plugins_are_imported(form, mine):
+    answers = form.read(dict(plugins=str(mine), strategies="random,my_thing(shift=3)", oracle="my_people"))
+    assert answers.strategies == ("random", "my_thing(shift=3)")
+    assert "plugins" not in answers.config(answers.conditions[0]).__dict__
+
+
+def test_plugin_that_was_edited(mine):
+    EXPERIMENT.read(dict(plugins=[mine]))
+    mine.write_text(MINE.replace("my_thing", "my_other_thing"))
+    assert EXPERIMENT.read(dict(plugins=[mine], strategies="my_other_thing")).strategies == ("my_other_thing",)
+
+
+def test_plugin_by_module_name(mine, monkeypatch):
+    monkeypatch.syspath_prepend(mine.parent)
+    for _ in range(2): EXPERIMENT.read(dict(plugins="my_strategies", strategies="my_thing"))
+
+
+BAD_PLUGINS = [("", "registers nothing"), ("x = y", "line 1: NameError: name 'y' is not defined"),
+               ("def", "SyntaxError: "), ("import sys; sys.exit(3)", "SystemExit: 3"),
+               (MINE.replace("my_thing", "random"), "name 'random' is the package's own strategy"),
+               (MINE + "\n1/0", "ZeroDivisionError")]
+
+
+@pytest.mark.parametrize("code, message", BAD_PLUGINS)
+def test_bad_plugin_is_named(mine, code, message):
+    mine.write_text(code)
+    there = {name: dict(register.components) for name, register in COMPONENTS.items()}
+    with pytest.raises(ExperimentError, match=re.escape(message)) as error: EXPERIMENT.read(dict(plugins=str(mine)))
+    assert "my_strategies.py" in str(error.value) and "\n" not in str(error.value)
+    assert {name: dict(register.components) for name, register in COMPONENTS.items()} == there
+    assert "my_strategies" not in sys.modules
+
+
+@pytest.mark.parametrize("plugins", ("nowhere/mine.py", "no_such_module", 5, True, ["a.py", None], "", "random.py", "al_cifar.py"))
+def test_plugins_that_are_none(plugins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("random.py", "al_cifar.py"): (tmp_path/name).write_text(MINE)
+    with pytest.raises(ExperimentError, match="plugin"): EXPERIMENT.read(dict(plugins=plugins))
+
+
+def test_plugins_reach_two_workers(mine, tmp_path):
+    said = dict(plugins=str(mine), strategies="my_thing", dataset="digits", oracle="my_people", epsilon=.1, initial=20,
+                budget=40, batch=20, epochs=1, workers=2, replications=2, out_dir=str(tmp_path/"study"))
+    results = load_results(run_experiment(prepare(EXPERIMENT, said)))
+    assert len(results) == 4 and set(results.strategy) == {"my_thing"}
+    header = read_run(min((tmp_path/"study").glob("*.jsonl")))[0]
+    assert "plugins" not in header["config"] and header["sources"]

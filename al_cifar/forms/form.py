@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 from .errors import ExperimentError, readable_errors
 from .parameters import CONFIG, INSTEAD, LEVELS, OWN, Parameter, meant
+from .plugins import load_plugins
 from ..loop.config import PRESETS, Config
 from ..loop.settings import ROLES
 
@@ -19,6 +20,7 @@ from ..loop.settings import ROLES
 @dataclass(frozen=True)
 class Answers:
     "A form, filled in and checked."
+    plugins: tuple | None
     strategies: tuple
     replications: int
     data_root: str | None
@@ -82,6 +84,7 @@ class Form:
         for name in given:
             if name not in self.parameters: raise ExperimentError(unknown(self, name))
         with readable_errors():
+            load_plugins(read_value("plugins", OWN["plugins"], given))  # they bring names for what follows
             values = {name: read_value(name, one, given) for name, one in self.parameters.items()}
             answers = answers_of(values)
             for condition in answers.conditions: answers.config(condition)  # do they fit each other?
