@@ -1,6 +1,7 @@
 "What can be said to an experiment: each value is taken or refused in one short sentence that names its parameter."
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,45 @@ def test_plugins_reach_two_workers(mine, tmp_path):
     assert len(results) == 4 and set(results.strategy) == {"my_thing"}
     header = read_run(min((tmp_path/"study").glob("*.jsonl")))[0]
     assert "plugins" not in header["config"] and header["sources"]
+
+
+@FORMS
+def test_unknown_strategy_lists_families(form, mine):
+    with pytest.raises(ExperimentError) as error: form.read(dict(plugins=str(mine), strategies="random,margn"))
+    lines = str(error.value).splitlines()
+    assert "strategies" in lines[0] or "strategy" in lines[0] and "'margn'" in lines[0]
+    assert "  uncertainty: least_confidence, margin, entropy" in lines
+    assert "  yours: my_thing(shift=0)" in lines
+    assert "plugins my_strategies.py" in lines[-1]
+
+
+MISMATCHED = [(dict(strategies="random,committee"), "committee needs 2 members or more, got 1: set evaluators to at least 2"),
+              (dict(strategies="power(score='committee(size=4)')", evaluators=3), "committee needs 4 members or more, got 3"),
+              (dict(strategies="mixture(first='committee')"), "committee needs 2 members or more, got 1"),
+              (dict(oracle="fatigue", epsilon=.1), "epsilon must be 0 for fatigue, an annotator without a level, got 0.1")]
+
+
+@pytest.mark.parametrize("said, message", MISMATCHED)
+def test_what_does_not_fit_is_refused_at_the_start(said, message):
+    with pytest.raises(ExperimentError, match=re.escape(message)): EXPERIMENT.read(said)
+
+
+def test_what_fits_is_taken():
+    EXPERIMENT.read(dict(strategies="committee,power(score='committee(size=3)')", evaluators=3))
+    EXPERIMENT.read(dict(oracle="fatigue"))
+
+
+HUGE = [dict(evaluators=10**400), dict(strategies="random", epsilons=[i/100 for i in range(100)], replications=10_000),
+        *(dict([(name, size)]) for size in (10**9, 10**300) for name in ("budget", "initial", "batch", "epochs",
+          "train_batch", "evaluators", "candidates", "workers"))]
+
+
+@pytest.mark.parametrize("said", HUGE, ids=lambda said: f"{[*said][0]}-{len(str([*said.values()][0]))}")
+def test_huge_numbers_are_refused_at_once(said, capsys):
+    words = [f"--{k}={v}" if not isinstance(v, list) else f"--{k}={','.join(map(str, v))}" for k, v in said.items()]
+    start = time.monotonic()
+    try: main([*words, "--dataset=digits", "--dry_run"])
+    except SystemExit as error: text = str(error)
+    else: text = capsys.readouterr().out if "workers" in said else "taken"
+    print(text)
+    assert text != "taken" and time.monotonic() - start < 5 and len(text) < 300

@@ -166,7 +166,7 @@ def test_every_setting_is_a_parameter(tmp_path):
 @pytest.mark.parametrize("bad,message", [
     (dict(epsilonn=.1), "unknown parameter 'epsilonn'; there are: epsilon, stochastic"),
     (dict(epsilon=1.5), "epsilon must be a number in [0, 1], got 1.5"),
-    (dict(strategies="margn"), "strategy must be one of random, least_confidence"),
+    (dict(strategies="margn"), "strategy must be one of these, got 'margn'"),
     (dict(lr="fast"), "lr must be a number above 0, got 'fast'"),
     (dict(batchnorm="labelled"), "did you mean 'batch_norm'?"),
     (dict(strategy="random"), "strategies lists those to compare"),

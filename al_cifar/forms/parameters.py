@@ -111,7 +111,7 @@ def read_folder(path: str | Path) -> str:
 
 FOLDER = Kind("the path of a folder, not empty", read_folder)
 
-# %% ../../nbs/forms/parameters.ipynb #820506dd
+# %% ../../nbs/forms/parameters.ipynb #6372bb84
 def read_plugins(value: str | Path | list) -> tuple[str, ...]:
     "The names of plugins, of a list or of a text with commas."
     given = [value] if isinstance(value, Path) else _items(value)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL', 'COMPONENTS',
-           'PRESETS', 'TOY', 'Config', 'check_fields', 'resolved', 'asked_strategy', 'sees_answers', 'label',
-           'condition', 'own_sources', 'pack_components', 'unpack_components', 'streams_of', 'check_config']
+           'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields', 'resolved', 'asked_strategy',
+           'sees_answers', 'label', 'condition', 'own_sources', 'pack_components', 'unpack_components', 'streams_of',
+           'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
 
-from ..components import own_code, pack, unpack
+from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
 from .settings import (
@@ -83,6 +84,19 @@ class Config:
 
     def __post_init__(self): check_fields(self)
 
+# %% ../../nbs/loop/config.ipynb #f16716f6
+def has_level(oracle: str) -> bool:
+    "Whether epsilon means something to the annotator of that text."
+    return getattr(ORACLES.find(oracle)[0].make, "has_level", True)
+
+def check_components(config: Config) -> None:
+    "A `ValueError` where the annotator or the strategy does not go with other fields of `config`."
+    if config.epsilon and not has_level(config.oracle):
+        level = f"epsilon must be 0 for {config.oracle}, an annotator without a level"
+        raise ValueError(f"{level}, got {config.epsilon!r}")
+    for component, values in parts(STRATEGIES, config.strategy):
+        if "members" in component.facts: component.facts["members"](config.evaluators, **values)
+
 # %% ../../nbs/loop/config.ipynb #3c512f72
 def check_fields(config: Config) -> None:
     "Check every field of `config`, in place; a `ValueError` says what is allowed."
@@ -97,6 +111,7 @@ def check_fields(config: Config) -> None:
         raise ValueError(f"budget must be at least initial={config.initial}, got {config.budget}")
     if config.candidates is not None and config.candidates < config.batch:
         raise ValueError(f"candidates must be at least batch={config.batch}, got {config.candidates}")
+    check_components(config)
 
 # %% ../../nbs/loop/config.ipynb #d250c66d
 def resolved(config: Config) -> Config:
@@ -128,8 +143,7 @@ def condition(config: Config) -> str:
     "The annotator as text: 0.1, U[0,0.15], and for another oracle than the paper's its own text in front."
     level = f"U[0,{config.epsilon!r}]" if config.stochastic else repr(config.epsilon)
     if config.oracle == "uniform": return level
-    has_level = getattr(ORACLES.find(config.oracle)[0].make, "has_level", True)
-    return f"{config.oracle} {level}" if has_level else config.oracle
+    return f"{config.oracle} {level}" if has_level(config.oracle) else config.oracle
 
 Config.condition = property(condition)
 
