@@ -68,7 +68,7 @@ def read_value(
     if isinstance(value, str): value = meant(value, one.setting)
     return one.setting.read(name, value)
 
-# %% ../../nbs/forms/form.ipynb #a75aecb9
+# %% ../../nbs/forms/form.ipynb #2fe9b403
 MOST_RUNS = 100_000
 
 def check_runs(answers: Answers) -> None:
