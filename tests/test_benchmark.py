@@ -5,8 +5,7 @@ import subprocess
 
 import nbformat
 import pytest
-from conftest import ROOT
-from test_run_experiment import PAPERMILL
+from conftest import PAPERMILL, ROOT
 
 PAGE = ROOT/"nbs/benchmark.ipynb"
 SMALL = dict(dataset="digits", whole=True, loader_workers=[0], pool_sizes=[600, 1297], budgets=[100, 200],

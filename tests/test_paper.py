@@ -6,10 +6,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import PAPERMILL, ROOT
 from scipy import stats
 from test_published import CSV
-from test_run_experiment import PAPERMILL
 
 from al_cifar.analysis import aulc, learning_curves, mean_aulc, toy_results, variance_reduction
 from al_cifar.study.results import load_results, save_rounds, tidy_rounds

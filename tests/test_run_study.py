@@ -2,8 +2,7 @@
 import subprocess
 
 import pytest
-from conftest import ROOT
-from test_run_experiment import PAPERMILL, check_template
+from conftest import PAPERMILL, ROOT, check_template
 
 from al_cifar.forms.form import STUDY
 from al_cifar.study import load_results, read_run, status

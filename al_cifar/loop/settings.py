@@ -40,12 +40,12 @@ def number(low: float = -inf, high: float = inf, allowed: str = "") -> Kind:
     return Kind(allowed or f"a number of at least {low}", read)
 
 # %% ../../nbs/loop/settings.ipynb #765d8d7c
-def whole(low: int = 1, high: float = inf, allowed: str = "") -> Kind:
+def whole(low: int = 1, high: int = 2**32 - 1, allowed: str = "") -> Kind:
     "An int within [low, high]."
     def read(value):
         if not _is_number(value, Integral, low, high): raise Refused
         return int(value)
-    return Kind(allowed or f"a whole number of at least {low}", read)
+    return Kind(allowed or f"a whole number of at least {low}, below 2**32", read)
 
 # %% ../../nbs/loop/settings.ipynb #2a2e32f8
 def choice(*options) -> Kind:

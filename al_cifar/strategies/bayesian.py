@@ -98,7 +98,7 @@ def check_committee(score: str, size: int | None) -> None:
     if not (size is None or whole):
         raise ValueError(f"size of committee must be None or a whole number of at least 2, got {size!r}")
 
-def check_members(members: int, size: int | None) -> None:
+def check_members(members: int, size: int | None, **_) -> None:
     "A `ValueError` if there are fewer `members` than a committee needs."
     least = size or 2
     if members >= least: return
@@ -106,7 +106,7 @@ def check_members(members: int, size: int | None) -> None:
     raise ValueError(f"committee needs {least} members or more, got {members}: {more}")
 
 # %% ../../nbs/strategies/bayesian.ipynb #a5d96eae
-@scored("committee", needs=("committee_probs",), check=check_committee)
+@scored("committee", needs=("committee_probs",), check=check_committee, members=check_members)
 def committee(
     view: PoolView,
     *,
