@@ -44,6 +44,7 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
 
 # %% ../../nbs/study/records.ipynb #02501098
 def _is_whole(value): return type(value) is int and value >= 0
+def _are_whole(value): return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
 def _is_number(value): return type(value) in (int, float) and -inf < value < inf
 def _is_share(value): return type(value) in (int, float) and 0 <= value <= 1
 def _is_text(value): return type(value) is str
@@ -55,8 +56,8 @@ def _times(value): return type(value) is dict and all(map(_is_number, value.valu
 KINDS = {  # of a record: what a value must be, is it?
     "round": ("a whole number", _is_whole), "n_labels": ("a whole number", _is_whole),
     "accuracy": ("a number in [0, 1]", _is_share), "accuracies": ("numbers in [0, 1]", _list_of(_is_share)),
-    "n_wrong": ("a whole number", _is_whole), "class_counts": ("whole numbers", _list_of(_is_whole)),
-    "queried": ("whole numbers", _list_of(_is_whole)), "answers": ("whole numbers", _list_of(_is_whole)),
+    "n_wrong": ("a whole number", _is_whole), "class_counts": ("whole numbers", _are_whole),
+    "queried": ("whole numbers", _are_whole), "answers": ("whole numbers", _are_whole),
     "seconds": ("numbers by name", _times),
     "per_class": ("numbers in [0, 1] or null", _or_none(_list_of(_or_none(_is_share)))),
     "ece": ("a number in [0, 1] or null", _or_none(_is_share)),
@@ -82,7 +83,7 @@ HEADER_KINDS = {
     "config": ("an object", _is_dict),
     "fingerprint": ("a text", _is_text), "streams": ("a whole number", _is_whole),
     "condition": ("a text", _is_text), "dataset": ("a text", _is_text), "engine": ("a text", _is_text),
-    "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _list_of(_is_whole)),
+    "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _are_whole),
     "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict),
     "started": ("a text", _is_text),
     "format": (f"{FORMAT}", lambda value: value == FORMAT)}
