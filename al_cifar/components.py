@@ -113,7 +113,8 @@ def _check_defaults(component):
         raise ValueError(f"default of {name} must be {ANY_PLAIN}, got {default!r}")
 
 # %% ../nbs/components.ipynb #d99b9d43
-OWN_HINT = "your own is known once the file that registers it is imported, by -p plugins my_strategies.py in a form"
+OWN_HINT = ("your own is known once the file that registers it is imported, "
+            "by -p plugins my_strategies.py in a form")
 
 def families(components: Iterable[Component]) -> dict[str, str]:
     "The components of each module, as a text, by the last part of the module's name; your own under yours."
@@ -196,6 +197,7 @@ def parts(register: Register, text: str) -> list[tuple[Component, dict]]:
     "The components that `text` names, in its parameters, too, each with the values of its parameters."
     return [register.find(one) for one in _named(register, text, {})]
 
+# %% ../nbs/components.ipynb #ab12cd35
 def own_parts(register: Register, text: str) -> dict:
     "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
     components = _named(register, text, {}).values()

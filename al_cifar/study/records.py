@@ -44,7 +44,8 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
 
 # %% ../../nbs/study/records.ipynb #02501098
 def _is_whole(value): return type(value) is int and value >= 0
-def _are_whole(value): return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
+def _are_whole(value):
+    return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
 def _is_number(value): return type(value) in (int, float) and -inf < value < inf
 def _is_share(value): return type(value) in (int, float) and 0 <= value <= 1
 def _is_text(value): return type(value) is str
