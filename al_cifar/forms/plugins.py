@@ -23,11 +23,13 @@ def module_name(path: Path) -> str:
     "The name under which a file is imported, its stem; a `ValueError` if the file or a free name is missing."
     if not path.is_file(): raise ValueError(f"plugin {path}: there is no such file")
     name = path.stem
-    if not name.isidentifier(): raise ValueError(f"plugin {path}: its name must be one of a module, such as mine.py")
+    if not name.isidentifier():
+        raise ValueError(f"plugin {path}: its name must be one of a module, such as mine.py")
     known = sys.modules.get(name)
     found = getattr(known, "__spec__", None) if known else find_spec(name)
     elsewhere = found is None or not found.origin or Path(found.origin).resolve() != path.resolve()
-    if (known or found) and elsewhere: raise ValueError(f"plugin {path}: there is another module {name}; rename the file")
+    if (known or found) and elsewhere:
+        raise ValueError(f"plugin {path}: there is another module {name}; rename the file")
     return name
 
 # %% ../../nbs/forms/plugins.ipynb #8db94ee6
