@@ -162,7 +162,7 @@ def _check_defaults(component):
         raise ValueError(f"default of {name} must be {_ANY_PLAIN}, got {default!r}")
 
 # %% ../nbs/components.ipynb #d99b9d43
-OWN_HINT = "your own is known once the file that registers it is imported, by -p plugins my_strategies.py in a form"
+OWN_HINT = "your own is known once its file is imported; in a form by -p plugins my_strategies.py"
 
 def families(components: Iterable[Component]) -> dict[str, str]:
     "The components of each module, as a text, by the last part of the module's name; your own under yours."
