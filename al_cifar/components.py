@@ -245,6 +245,7 @@ def parts(register: Register, text: str) -> list[tuple[Component, dict]]:
     "The components that `text` names, in its parameters, too, each with the values of its parameters."
     return [register.find(one) for one in _named(register, text, {})]
 
+# %% ../nbs/components.ipynb #a1b307a1
 def own_parts(register: Register, text: str) -> dict:
     "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
     components = _named(register, text, {}).values()
