@@ -79,7 +79,9 @@ def written(make: Callable) -> str:
     if inspect.isfunction(make): return source_of(make)
     if isinstance(make, partial): return repr((written(make.func), make.args, make.keywords))
     parts = _parts(make)
-    methods = {name: source_of(part) for name, part in parts.items() if inspect.isfunction(part)}
+    functions = {name: part for name, part in parts.items() if inspect.isfunction(part)}
+    by_hand = lambda function: function.__code__.co_filename != "<string>"  # dataclass writes some
+    methods = {name: source_of(part) for name, part in functions.items() if by_hand(part)}
     values = {name: part for name, part in parts.items() if name[0] != "_" and is_plain(part)}
     return repr(sorted(methods.items()) + sorted(values.items()))
 
@@ -196,6 +198,18 @@ def _named(register, text, found):
 def parts(register: Register, text: str) -> list[tuple[Component, dict]]:
     "The components that `text` names, in its parameters, too, each with the values of its parameters."
     return [register.find(one) for one in _named(register, text, {})]
+
+# %% ../nbs/components.ipynb #a1b307a1
+def own_parts(register: Register, text: str) -> dict:
+    "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
+    components = _named(register, text, {}).values()
+    return {one.name: one for one in components if not packaged(one.make)}
+
+def _known_by(component):
+    "16 hex digits: of the version of a component of your own, or else of its code and facts."
+    version = component.version
+    if version is not None: return sha256(f"version {version}".encode()).hexdigest()[:16]
+    return identity((code_hash(component.make), component.facts))
 
 # %% ../nbs/components.ipynb #ab12cd35
 def own_parts(register: Register, text: str) -> dict:
