@@ -80,7 +80,10 @@ def suspects(
 
 def given_up(path: Path, error: BaseException) -> dict:
     "Record and return the failure of a run whose workers die."
-    text = f"its worker died {MOST_DEATHS} times without finishing a round, out of memory perhaps: {error!r}"
+    died = isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"  # the latter is Dask's
+    what = "its worker died" if died else "it was lost"
+    why = ", out of memory perhaps" if died else ""
+    text = f"{what} {MOST_DEATHS} times without finishing a round{why}: {error!r}"
     return failure(path, RuntimeError(text))
 
 # %% ../../nbs/study/dispatch.ipynb #b38a9bf7
@@ -90,8 +93,9 @@ def run_on(
     watch: Watch,
 ) -> Iterator[tuple[Path, dict]]:
     "Do `tasks` on an executor; yields (path, how it ended). Raises `BrokenExecutor` if it takes no more."
-    deaths, turn = Counter(), 0
-    while tasks:
+    deaths, turn, held = Counter(), 0, {}
+    while tasks or held:
+        if not tasks: tasks = {(first := next(iter(held))): held.pop(first)}  # a suspect runs alone
         lost, busy, before = {}, [], dict(watch.seen)
         with closing(wave(executor, tasks, watch)) as ends:
             for path, ended in ends:
@@ -105,5 +109,7 @@ def run_on(
             if deaths[path] == MOST_DEATHS: yield path, given_up(path, lost.pop(path))
         turn += 1
         again = sorted(lost, key=lambda path: deaths[path])  # those that kill last
-        tasks = ({path: tasks[path]._replace(wait=0, turn=turn) for path in again} |
+        broke = [path for path in again if deaths[path] and isinstance(lost[path], BrokenExecutor)]
+        held |= {path: tasks[path]._replace(wait=0, turn=turn) for path in broke}
+        tasks = ({path: tasks[path]._replace(wait=0, turn=turn) for path in again if path not in held} |
                  {path: tasks[path]._replace(wait=WRITER_WAIT, turn=turn) for path in busy})
