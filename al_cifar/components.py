@@ -211,18 +211,6 @@ def _known_by(component):
     if version is not None: return sha256(f"version {version}".encode()).hexdigest()[:16]
     return identity((code_hash(component.make), component.facts))
 
-# %% ../nbs/components.ipynb #ab12cd35
-def own_parts(register: Register, text: str) -> dict:
-    "Your own components: {name: `Component`} of those that `text` names, in its parameters, too."
-    components = _named(register, text, {}).values()
-    return {one.name: one for one in components if not packaged(one.make)}
-
-def _known_by(component):
-    "16 hex digits: of the version of a component of your own, or else of its code and facts."
-    version = component.version
-    if version is not None: return sha256(f"version {version}".encode()).hexdigest()[:16]
-    return identity((code_hash(component.make), component.facts))
-
 # %% ../nbs/components.ipynb #80dd6731
 def own_code(register: Register, text: str) -> str | None:
     "16 hex digits that identify the code of your own components in `text`; None if there are none."

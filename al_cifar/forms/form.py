@@ -75,8 +75,8 @@ def check_runs(answers: Answers) -> None:
     "A `ValueError` if the answers do not fit each other, or ask for too many runs."
     runs = len(answers.conditions)*len(answers.strategies)*answers.replications
     if runs > MOST_RUNS:
-        text = f"conditions times strategies times replications must be at most {MOST_RUNS}, got {runs}"
-        raise ValueError(text)
+        product = "conditions times strategies times replications"
+        raise ValueError(f"{product} must be at most {MOST_RUNS}, got {runs}")
     for condition in answers.conditions:
         for strategy in answers.strategies: answers.config(condition | {"strategy": strategy})
 

@@ -167,6 +167,7 @@ def failed_file(path: Path | str) -> Path:
 
 MOST_TEXT = 2000  # characters of an error that are kept
 
+# %% ../../nbs/study/durable.ipynb #ab12cd37
 def _words(error):
     "The text of an error, even of one that cannot be printed."
     try: text = str(error)
