@@ -74,14 +74,17 @@ def _parts(make):
     return {name: inner(part) for name, part in parts.items()}  # a property is its function
 
 # %% ../nbs/components.ipynb #c8b18a26
+def _text(function):
+    "The source of a function; nothing for those that `dataclass` writes."
+    try: return inspect.getsource(function)
+    except (OSError, TypeError): return ""
+
 def written(make: Callable) -> str:
     "The code of a function, of a class, of a callable object, or of a partial call, as text."
     if inspect.isfunction(make): return source_of(make)
     if isinstance(make, partial): return repr((written(make.func), make.args, make.keywords))
     parts = _parts(make)
-    functions = {name: part for name, part in parts.items() if inspect.isfunction(part)}
-    by_hand = lambda function: function.__code__.co_filename != "<string>"  # dataclass writes some
-    methods = {name: source_of(part) for name, part in functions.items() if by_hand(part)}
+    methods = {name: _text(part) for name, part in parts.items() if inspect.isfunction(part) and _text(part)}
     values = {name: part for name, part in parts.items() if name[0] != "_" and is_plain(part)}
     return repr(sorted(methods.items()) + sorted(values.items()))
 
