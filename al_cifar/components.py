@@ -73,12 +73,13 @@ def _parts(make):
     inner = lambda part: next((getattr(part, name) for name in wraps if hasattr(part, name)), part)
     return {name: inner(part) for name, part in parts.items()}  # a property is its function
 
-# %% ../nbs/components.ipynb #c8b18a26
+# %% ../nbs/components.ipynb #ab12cd38
 def _text(function):
     "The source of a function; nothing for those that `dataclass` writes."
     try: return inspect.getsource(function)
     except (OSError, TypeError): return ""
 
+# %% ../nbs/components.ipynb #c8b18a26
 def written(make: Callable) -> str:
     "The code of a function, of a class, of a callable object, or of a partial call, as text."
     if inspect.isfunction(make): return source_of(make)
