@@ -15,13 +15,12 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from warnings import warn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, LargeZipFile, ZipFile
 
 from .records import parse_run, whole_lines
-from .runs import NOT_THE_RUN, safe, sources_in, whole_config
+from .runs import NOT_THE_RUN, run_name, sources_in, whole_config
 from .tidy import RESULT_COLUMNS, learner_of, rows_of
 
 # %% ../../nbs/study/collect.ipynb #ea9bc2f3
@@ -131,15 +130,8 @@ AN_ID = re.compile(r"-[eu][\d.e+-]+-r\d+-[0-9a-f]{16}$")
 
 def id_of(head: dict) -> str:
     "The `run_id` of the run whose header is `head`."
-    config, default, sources = whole_config(head), whole_config({"config": {}}), sources_in(head)
-    mine = {name for name, value in config.items() if name not in default or value != default[name]}
-    facts = {name: config[name] for name in mine - {*NOT_THE_RUN}}
-    facts |= {name: head.get(name) for name in ("dataset", "fingerprint", "streams")}
-    if list(sources) == ["strategy"]: facts["source"] = sources["strategy"]
-    elif sources: facts["sources"] = sources
-    digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    noise = f"{'u' if config['stochastic'] else 'e'}{config['epsilon']!r}"
-    return f"{safe(config['strategy'])}-{noise}-r{config['replication']}-{digest}"
+    world = {name: head.get(name) for name in ("dataset", "fingerprint", "streams")}
+    return run_name(whole_config(head), world, sources_in(head))
 
 def misnamed(file: Path | str, run: str) -> str:  # run: the id that its header tells
     "What is wrong if the name of a run file is that of another run; nothing for any other name."

@@ -70,14 +70,15 @@ class Appender:
     def __call__(self, value: dict) -> None:
         "Write `value` as a line, and wait for the disk. Raises `TakenOver`; an `OSError` names the file."
         self.check_alone()
-        line = memoryview(as_line(value))
+        line = as_line(value)
+        left = memoryview(line)
         try:
-            while line: line = line[self.file.write(line):]  # a disk that fills up takes a part first
+            while left: left = left[self.file.write(left):]  # a disk that fills up takes a part first
             os.fsync(self.file.fileno())
         except OSError as error:
             text = f"{error.strerror}; earlier rounds are safe: mend that, run again, which goes on from there"
             raise OSError(error.errno, text, str(self.path)) from error
-        self.size += len(as_line(value))
+        self.size += len(line)
 
 # %% ../../nbs/study/durable.ipynb #a6c7fcee
 def side_file(path: Path | str, name: str) -> Path:
