@@ -26,8 +26,8 @@ COLOURS = dict(random="#0072B2", least_confidence="#D55E00", uncertainty="#D55E0
                kmeans="#009E73", diversity="#009E73")
 MORE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
-KNOWN = ("margin", "entropy", "badge", "coreset", "bald", "typiclust", "weighted_kmeans", "power_margin",
-         "probcover", "maxherding", "cal", "egl", "dpp", "eps_greedy", "budget_switch", "npc")
+KNOWN = ("margin", "entropy", "badge", "coreset", "bald", "typiclust", "weighted_kmeans", "power",
+         "probcover", "maxherding", "cal", "egl", "dpp", "epsilon_greedy", "budget_switch", "npc")
 
 def _all_looks():
     "Colour and dash of all looks but the paper's three, those of KNOWN first."

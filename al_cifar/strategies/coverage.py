@@ -140,7 +140,7 @@ def facility_location(
     candidates: int = 5000,    # how many images may be picked; 0: all
     kernel: str = "distance",  # or cosine, which ignores the lengths of embeddings
 ) -> np.ndarray:
-    "Shortest ways in sum to the nearest labelled image. Source: Wei et al. (2015), eq. 1 with d_max - d."
+    "Shortest ways in sum to the nearest labelled image. Source: Wei et al. (2015), facility location with d_max - d."
     return most_covering(view, k, kernel, None, candidates, on_sphere=kernel == "cosine")
 
 # %% ../../nbs/strategies/coverage.ipynb #2553d620
@@ -160,7 +160,7 @@ def maxherding(
     width: float = 1.0,        # embeddings have length 1, so distances are in 0..2
     candidates: int = 5000,    # how many images may be picked; 0: all
 ) -> np.ndarray:
-    "Generalised coverage. Source: Bae et al. (2024), equation 2 and algorithm 1."
+    "Generalised coverage. Source: Bae et al. (2024), MaxHerding."
     return most_covering(view, k, kernel, width, candidates, on_sphere=True)
 
 # %% ../../nbs/strategies/coverage.ipynb #0bb04522
@@ -181,7 +181,7 @@ def uherding(
     width: float = 1.0,        # embeddings have length 1, so distances are in 0..2
     candidates: int = 5000,    # how many images may be picked; 0: all
 ) -> np.ndarray:
-    "Coverage weighted by doubt. Source: Bae et al. (2025), definition 5, without its adaptations."
+    "Coverage weighted by doubt. Source: Bae et al. (2025), without its adaptations."
     weights = doubts(view.probs, doubt)
     return most_covering(view, k, kernel, width, candidates, on_sphere=True, weights=weights)
 
@@ -195,5 +195,5 @@ def probcover(
     delta: float = 0.75,     # radius of a ball; embeddings have length 1
     candidates: int = 5000,  # how many images may be picked; 0: all
 ) -> np.ndarray:
-    "The most images within `delta` of a labelled one. Source: Yehuda et al. (2022), algorithm 1."
+    "The most images within `delta` of a labelled one. Source: Yehuda et al. (2022), ProbCover."
     return most_covering(view, k, "ball", delta, candidates, on_sphere=True)
