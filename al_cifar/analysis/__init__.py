@@ -15,12 +15,12 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
            'plot_difference_curves', 'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio',
            'rank_groups', 'anova_replications', 'describe_detectable', 'detectable_difference', 'plan_replications',
            'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'accuracy_table', 'final_table',
-           'summaries', 'summary', 'label_savings', 'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES',
-           'KNOWN', 'LOOKS', 'MORE', 'STYLE', 'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines',
-           'panel_titles', 'panels', 'save_figure', 'spread', 'strategy_style', 'strategy_styles',
-           'component_estimates', 'difference_limits', 'evaluator_areas', 'evaluator_tables', 'mean_squares',
-           'need_evaluators', 'toy_evaluators', 'variance_components', 'plot_variance_change', 'shared_replications',
-           'variance_change']
+           'summaries', 'summary', 'label_savings', 'arm_of', 'arm_values', 'asking_curve', 'parts_of', 'split_loss',
+           'with_arms', 'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES', 'KNOWN', 'LOOKS', 'MORE',
+           'STYLE', 'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines', 'panel_titles', 'panels',
+           'save_figure', 'spread', 'strategy_style', 'strategy_styles', 'component_estimates', 'difference_limits',
+           'evaluator_areas', 'evaluator_tables', 'mean_squares', 'need_evaluators', 'toy_evaluators',
+           'variance_components', 'plot_variance_change', 'shared_replications', 'variance_change']
 
 # %% ../../nbs/07_analysis.ipynb #906fdf93
 from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
@@ -49,6 +49,8 @@ from .power import (
 from .ranks import plot_critical_difference, plot_penalty_matrix, rank_groups
 from .report import accuracy_table, final_table, summaries, summary
 from .savings import label_savings, labels_to_reach, return_on_investment
+from .split import (
+    arm_of, arm_values, asking_curve, parts_of, split_loss, with_arms)
 from .style import (
     COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE, finish, label_lines, panels, save_figure, spread,
     strategy_style, strategy_styles)
@@ -71,7 +73,8 @@ _all_ = [
     "plot_areas", "plot_critical_difference", "plot_difference_curves", "plot_learning_curves",
     "plot_penalty_matrix", "plot_variance_ratio", "rank_groups", "anova_replications", "describe_detectable",
     "detectable_difference", "plan_replications", "replications_needed", "sd_upper", "smallest_difference",
-    "t_test_power", "accuracy_table", "final_table", "summaries", "summary", "label_savings",
+    "t_test_power", "accuracy_table", "final_table", "summaries", "summary", "label_savings", "arm_of",
+    "arm_values", "asking_curve", "parts_of", "split_loss", "with_arms",
     "labels_to_reach", "return_on_investment", "COLOURS", "DASHES", "KNOWN", "LOOKS", "MORE", "STYLE",
     "alt_text", "condition_label", "dataset_of", "finish", "label_lines", "panel_titles", "panels",
     "save_figure", "spread", "strategy_style", "strategy_styles", "component_estimates", "difference_limits",
