@@ -14,10 +14,11 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
            'paired_variances', 'variance_ratio', 'variance_reduction', 'plot_areas', 'plot_critical_difference',
            'plot_difference_curves', 'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio',
            'rank_groups', 'anova_replications', 'describe_detectable', 'detectable_difference', 'plan_replications',
-           'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'accuracy_table', 'final_table',
-           'summaries', 'summary', 'label_savings', 'arm_of', 'arm_values', 'asking_curve', 'parts_of', 'split_loss',
-           'with_arms', 'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES', 'KNOWN', 'LOOKS', 'MORE',
-           'STYLE', 'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines', 'panel_titles', 'panels',
+           'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'areas_and_point',
+           'describe_replications', 'replications_for', 'accuracy_table', 'final_table', 'summaries', 'summary',
+           'label_savings', 'arm_of', 'arm_values', 'asking_curve', 'parts_of', 'split_loss', 'with_arms',
+           'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES', 'KNOWN', 'LOOKS', 'MORE', 'STYLE',
+           'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines', 'panel_titles', 'panels',
            'save_figure', 'spread', 'strategy_style', 'strategy_styles', 'component_estimates', 'difference_limits',
            'evaluator_areas', 'evaluator_tables', 'mean_squares', 'need_evaluators', 'toy_evaluators',
            'variance_components', 'plot_variance_change', 'shared_replications', 'variance_change']
@@ -41,6 +42,7 @@ from .paired import (
     against_baseline, equivalence, holm, paired_differences, paired_t, probability_of_improvement)
 from .pairing import (
     correlation_interval, each_pair, paired_variances, variance_ratio, variance_reduction)
+from .planning import areas_and_point, describe_replications, replications_for
 from .plots import (
     plot_areas, plot_difference_curves, plot_learning_curves, plot_variance_ratio)
 from .power import (
@@ -73,7 +75,8 @@ _all_ = [
     "plot_areas", "plot_critical_difference", "plot_difference_curves", "plot_learning_curves",
     "plot_penalty_matrix", "plot_variance_ratio", "rank_groups", "anova_replications", "describe_detectable",
     "detectable_difference", "plan_replications", "replications_needed", "sd_upper", "smallest_difference",
-    "t_test_power", "accuracy_table", "final_table", "summaries", "summary", "label_savings", "arm_of",
+    "t_test_power", "areas_and_point", "describe_replications", "replications_for",
+    "accuracy_table", "final_table", "summaries", "summary", "label_savings", "arm_of",
     "arm_values", "asking_curve", "parts_of", "split_loss", "with_arms",
     "labels_to_reach", "return_on_investment", "COLOURS", "DASHES", "KNOWN", "LOOKS", "MORE", "STYLE",
     "alt_text", "condition_label", "dataset_of", "finish", "label_lines", "panel_titles", "panels",

@@ -11,6 +11,7 @@ import pandas as pd
 from .curves import aulc, learning_curves
 from .frames import condition_order, strategy_order
 from .paired import paired_differences
+from .planning import describe_replications, replications_for
 from .power import describe_detectable, detectable_difference
 
 # %% ../../nbs/analysis/report.ipynb #5f5654ac
@@ -57,6 +58,7 @@ def summary(
     elif len(means) > 1:
         if "random" in means: lines += _differences(areas, to_points)
         lines.append(describe_detectable(detectable_difference(areas)))
+        lines.append(describe_replications(replications_for(areas)))
     return "\n".join(lines)
 
 def _differences(areas, to_points):
