@@ -53,5 +53,7 @@ def describe_replications(
     unit = "point" if worst.points == 1 else "points"
     wanted = f"A true difference of {worst.points:g} {unit} of mean accuracy"
     if not plan.more.any(): return f"{wanted} is found with these replications, for every pair."
-    return (f"{wanted} takes {worst.paired:.0f} paired replications for the pair that varies most ({pair}), "
-            f"{worst.more:.0f} more than there are; {plan.paired.min():.0f} for the pair that varies least.")
+    text = f"{wanted} takes {worst.paired:.0f} paired replications, {worst.more:.0f} more than there are"
+    if len(plan) == 1: return f"{text}."
+    least = f"{plan.paired.min():.0f} for the one that varies least"
+    return f"{text}, for the pair that varies most ({pair}); {least}."

@@ -23,18 +23,19 @@ def arm_of(
     "The arm of a learner that differs from the default in its labels only. Raises `ValueError`."
     said = {} if learner == "default" else dict(part.split("=", 1) for part in learner.split(" "))
     selector, measured = (said.pop(f"{who}_labels", "given") for who in ("selector", "measured"))
-    if said: raise ValueError(f"learner must differ in selector_labels and measured_labels only, got {learner!r}")
+    if said: raise ValueError(f"learner must differ in whose labels it learns from only, got {learner!r}")
     return _LETTERS[selector] + _LETTERS[measured]
 
 # %% ../../nbs/analysis/split.ipynb #aa77aa4d
 def with_arms(
     df: pd.DataFrame,     # tidy results with learner; of the default learner and of those with other labels
     clean: str = "0.0",   # the condition without noise
-) -> pd.DataFrame:        # condition, strategy, replication, n_labels, accuracy, arm; noisy conditions only
+) -> pd.DataFrame:        # condition, strategy, replication, n_labels, accuracy, arm; with noise only
     "The rows of all four arms. Raises `ValueError` if there is no clean condition."
     df = with_condition_text(df)
     df = df.assign(arm=df["learner"].map(arm_of))
-    if clean not in set(df["condition"]): raise ValueError(f"condition {clean} must be there, to compare with")
+    there = set(df["condition"])
+    if clean not in there: raise ValueError(f"condition {clean} must be there, to compare with")
     noisy = df[df["condition"] != clean]
     without = df[(df["condition"] == clean) & (df["arm"] == "gg")]
     parts = [noisy]
@@ -48,8 +49,10 @@ def with_arms(
     return rows[["condition", "strategy", "replication", "n_labels", "accuracy", "arm"]]
 
 # %% ../../nbs/analysis/split.ipynb #51c06b09
-def arm_values(arms: pd.DataFrame) -> pd.DataFrame:  # index condition, strategy, replication; columns gg gt tg tt
-    "Mean accuracy over the rounds of each run in each arm, in points; `arms` is from `with_arms`."
+def arm_values(
+    arms: pd.DataFrame,  # from with_arms
+) -> pd.DataFrame:       # index condition, strategy, replication; columns gg gt tg tt
+    "Mean accuracy over the rounds of each run in each arm, in points."
     columns = {}
     for name, rows in arms.groupby("arm"):
         areas = aulc(rows)
