@@ -9,7 +9,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-extras = ("notebooks", "dask", "skactiveml")  # for users; `dev` has them all, and what tests and docs need
+extras = ("notebooks", "dask", "skactiveml", "explore")  # for users; `dev` has them all, and what tests and docs need
 needs = {extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in (*extras, "dev")}
 
 setup(

@@ -6,9 +6,10 @@
 __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_factor', 'blocked_anova', 'critical_difference',
            'noise_interaction', 'penalty_matrix', 'sphericity', 'aulc', 'learning_curves', 'mean_aulc', 'best_design',
            'best_evaluators', 'describe_evaluators', 'evaluator_gain', 'gain_bound', 'measured_costs', 'plan',
-           'plot_evaluator_gain', 'COLUMNS', 'ORDER', 'check_keys', 'check_results', 'condition_order',
-           'condition_text', 'curve_table', 'error_rate', 'interval_factor', 'paired_values', 'sort_rows',
-           'strategy_order', 'strategy_tables', 'toy_areas', 'toy_results', 'with_condition_text', 'anova', 'cohens_d',
+           'plot_evaluator_gain', 'curve_rows', 'difference_rows', 'drawing_library', 'explore', 'page_data', 'spec_of',
+           'table_rows', 'COLUMNS', 'ORDER', 'check_keys', 'check_results', 'condition_order', 'condition_text',
+           'curve_table', 'error_rate', 'interval_factor', 'paired_values', 'sort_rows', 'strategy_order',
+           'strategy_tables', 'toy_areas', 'toy_results', 'with_condition_text', 'anova', 'cohens_d',
            'independent_t_test', 'need_groups', 'need_spread', 'tukey_hsd', 'against_baseline', 'equivalence', 'holm',
            'paired_differences', 'paired_t', 'probability_of_improvement', 'correlation_interval', 'each_pair',
            'paired_variances', 'variance_ratio', 'variance_reduction', 'plot_areas', 'plot_critical_difference',
@@ -32,6 +33,8 @@ from .curves import aulc, learning_curves, mean_aulc
 from al_cifar.analysis.evaluators import (
     best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
     plot_evaluator_gain)
+from .explore import (
+    curve_rows, difference_rows, drawing_library, explore, page_data, spec_of, table_rows)
 from .frames import (
     COLUMNS, ORDER, check_keys, check_results, condition_order, condition_text, curve_table, error_rate,
     interval_factor, paired_values, sort_rows, strategy_order, strategy_tables, toy_areas,
@@ -66,7 +69,9 @@ _all_ = [
     "bootstrap_differences", "curve_bands", "difference_bands", "max_t_factor", "blocked_anova",
     "critical_difference", "noise_interaction", "penalty_matrix", "sphericity", "aulc", "learning_curves",
     "mean_aulc", "best_design", "best_evaluators", "describe_evaluators", "evaluator_gain", "gain_bound",
-    "measured_costs", "plan", "plot_evaluator_gain", "COLUMNS", "ORDER", "check_keys", "check_results",
+    "measured_costs", "plan", "plot_evaluator_gain", "curve_rows",
+    "difference_rows", "drawing_library", "explore", "page_data", "spec_of", "table_rows",
+    "COLUMNS", "ORDER", "check_keys", "check_results",
     "condition_order", "condition_text", "curve_table", "error_rate", "interval_factor", "paired_values",
     "sort_rows", "strategy_order", "strategy_tables", "toy_areas", "toy_results", "with_condition_text",
     "anova", "cohens_d", "independent_t_test", "need_groups", "need_spread", "tukey_hsd", "against_baseline",
