@@ -4,6 +4,8 @@ import http.server
 import io
 import os
 import pickle
+import shutil
+import subprocess
 import threading
 import zipfile
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import PAPERMILL, ROOT
 from PIL import Image
 
 from al_cifar.data import DataUnavailableError, load_data
@@ -24,7 +27,7 @@ from al_cifar.data.sources import load_source
 from al_cifar.data.stems import stems_file
 from al_cifar.loop import Config, simulate
 from al_cifar.oracle import ORACLES, check_oracle, confusion_matrix
-from al_cifar.study import load_results, run_study
+from al_cifar.study import load_results, read_run, run_study
 
 WHICH = "random1", "random2", "random3", "aggregate", "worst"
 REAL = Path(os.environ.get("AL_CIFAR_DATA", "nowhere"))/NAME
@@ -204,15 +207,17 @@ def test_an_altered_file_is_refused(toy_file):
 
 # Rows
 
+def save_noise(path, seed):
+    "An image of random pixels."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
 def toy_folder(root, numbers, name=str):
     "An image of each number of its class, in class folders; the name of a file is that of its number."
     for i in numbers:
-        path = root/"train"/CIFAR10_CLASSES[i % 10]/f"{name(i)}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    for c in CIFAR10_CLASSES:
-        (root/"test"/c).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(root/"test"/c/"0.png")
+        save_noise(root/"train"/CIFAR10_CLASSES[i % 10]/f"{name(i)}.png", i)
+    for c in CIFAR10_CLASSES: save_noise(root/"test"/c/"0.png", 0)
     return root
 
 
@@ -370,3 +375,26 @@ def test_the_real_matrix_is_matched(which):
     assert (abs(again - shares) <= 4.5*error + 1e-5).all()
     assert abs((given[0] != y).mean() - (sets[which] != y).mean()) < .008
     check_oracle(f"matched(which='{which}')", data=data)
+
+
+@real
+@pytest.mark.slow
+def test_papermill_replays_human_labels(tmp_path):
+    "Random pixels in a folder, with names and classes of real images: the labels do not look at the pixels."
+    sets, root = read_human_file(REAL), tmp_path/"data"
+    for i in range(300): save_noise(root/"train"/CIFAR10_CLASSES[sets["clean"][i]]/f"{i:05d}.png", i)
+    for c in CIFAR10_CLASSES: save_noise(root/"test"/c/"0.png", 0)
+    shutil.copy(REAL, root/NAME)
+    given = dict(dataset="folder", oracle="human(which='random1')", epsilon=0, replications=1, initial=20,
+                 budget=60, batch=20, epochs=1, out_dir=tmp_path/"study")
+    command = [PAPERMILL, str(ROOT/"nbs/run_experiment.ipynb"), str(tmp_path/"out.ipynb")]
+    for name, value in given.items(): command += ["-p", name, str(value)]
+    places = dict(AL_CIFAR_DATA=str(root), XDG_CACHE_HOME=str(tmp_path/"cache"))
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | places, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = load_results(tmp_path/"study")
+    assert set(results.condition) == {"human(which='random1')"}
+    for path in (tmp_path/"study").glob("*.jsonl"):
+        for record in read_run(path)[1][:-1]:
+            assert record["answers"] == sets["random1"][record["queried"]].tolist()
