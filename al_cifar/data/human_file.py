@@ -49,6 +49,7 @@ def _latin1(text, encoding):
     if encoding != "latin1": raise pickle.UnpicklingError(f"the encoding must be latin1, got {encoding!r}")
     return text.encode("latin1")
 
+# %% ../../nbs/data/human_file.ipynb #eb0fd8d6
 ALLOWED = {  # what the pickle names: what it gets
     ("numpy.core.multiarray", "_reconstruct"): _empty,   # NumPy 1
     ("numpy._core.multiarray", "_reconstruct"): _empty,  # NumPy 2

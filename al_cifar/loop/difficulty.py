@@ -57,7 +57,7 @@ def one_minus_margin(logits: np.ndarray) -> np.ndarray:  # (n, C) to (n,)
 
 # %% ../../nbs/loop/difficulty.ipynb #19d5d666
 def cross_fitted(data: ImageData, share: float, folds: int, epochs: int, seed: int) -> np.ndarray:  # (N,)
-    "Equation (1) for each image, by a model that has not learned from it. `FloatingPointError` if one diverges."
+    "Equation (1) for each image, by a model that did not learn from it. Raises `FloatingPointError`."
     config = Config(dataset="auto", epochs=epochs, seed=seed, replication=WORLD, device="cpu").resolved()
     n, g = len(data.y_train), streams_of(config)("priority")
     chosen, part = learning_parts(n, share, folds, g)
@@ -85,6 +85,7 @@ def _read(file, n):
     if numbers.shape == (n,): return numbers
     raise ValueError(f"{file} must hold {n} numbers, got shape {numbers.shape}")
 
+# %% ../../nbs/loop/difficulty.ipynb #f6085288
 def _write(file, numbers):
     "Write `numbers` and a checksum to the `file`, whole or not at all."
     array = io.BytesIO()
@@ -123,5 +124,6 @@ def margin(
 ) -> np.ndarray:        # (N,) in [0, 1]
     "How unsure a reference model is about each image, equation (1), from the cache if it is there."
     n = int(share*len(data.y_train))
-    if n < 2*folds: raise ValueError(f"share of margin must give 2 images or more for each of {folds} folds, got {n}")
+    if n < 2*folds:
+        raise ValueError(f"share of margin must give 2 images or more for each of {folds} folds, got {n}")
     return _margin(data, share, folds, epochs, seed)

@@ -24,7 +24,9 @@ PEOPLE = "random1", "random2", "random3"
 def disagreement(data) -> np.ndarray:  # (N,)
     "Smoothed share of wrong labels among the three by people. Source: CIFAR-10N (Wei et al. 2022)."
     people = data.human_labels
-    wrong = sum((people.of(name) != people.of("clean")).astype(float) for name in PEOPLE)
+    true = people.of("clean")
+    given = np.stack([people.of(name) for name in PEOPLE])
+    wrong = (given != true).sum(axis=0)
     return (wrong + .5)/(len(PEOPLE) + 1)
 
 # %% ../../nbs/oracle/difficulty.ipynb #7140b067
@@ -46,12 +48,15 @@ def from_file(data, *, path: str, sha256: str) -> np.ndarray:  # (N,)
 # %% ../../nbs/oracle/difficulty.ipynb #3be10064
 def difficulty_of(text: str, data: object) -> np.ndarray:  # (N,) float64
     "The difficulty `text` of each image of an `ImageData`. A `ValueError` unless there is one for each."
-    if data is None: raise ValueError(f"difficulty {text!r} needs the data it belongs to: annotator.on(y, data)")
-    found, n = np.asarray(DIFFICULTIES.make(text)(data)), len(data.y_train)
+    name = f"difficulty {text!r}"
+    if data is None: raise ValueError(f"{name} needs the data it belongs to: annotator.on(y, data)")
+    compute, n = DIFFICULTIES.make(text), len(data.y_train)
+    found = np.asarray(compute(data))
     if found.shape != (n,) or found.dtype.kind not in "fiu":
-        raise ValueError(f"difficulty {text!r} must be {n:,} numbers, got {found.dtype} of shape {found.shape}")
+        raise ValueError(f"{name} must be {n:,} numbers, got {found.dtype} of shape {found.shape}")
     values = found.astype(float)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    if len(bad): raise ValueError(f"difficulty {text!r} must be at least 0, got {values[bad[0]]} for image {bad[0]}")
+    good = np.isfinite(values) & (values >= 0)
+    bad = np.flatnonzero(~good)
+    if len(bad): raise ValueError(f"{name} must be at least 0, got {values[bad[0]]} for image {bad[0]}")
     if values.any(): return values
-    raise ValueError(f"difficulty {text!r} must be above 0 for some image, got 0 for all")
+    raise ValueError(f"{name} must be above 0 for some image, got 0 for all")

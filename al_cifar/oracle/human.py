@@ -26,7 +26,7 @@ def check_which(which: str) -> None:
 def people_of(data: object, y: np.ndarray) -> object:
     "The `HumanLabels` of an `ImageData`. A `ValueError` unless `y` are the true labels of its pool."
     if data is None:
-        raise ValueError("an annotator with human labels needs the data they belong to: annotator.on(y, data)")
+        raise ValueError("human labels need the data that they belong to: annotator.on(y, data)")
     people = data.human_labels
     if np.array_equal(people.of("clean"), y): return people
     raise ValueError("y must be the true labels of all images of the data, got others")
@@ -64,7 +64,7 @@ class Human(Annotator):
 class Matched(Annotator):
     "Errs with the confusion matrix of human labels, about images that chance picks."
     epsilon: float = 0.
-    which: str = field(kw_only=True)        # random1, random2, random3, aggregate; worst, which is no annotator
+    which: str = field(kw_only=True)        # as for human
     matrix: np.ndarray | None = _bound()    # (C, C), of all 50,000 images
     steps: np.ndarray | None = _bound()     # (C, C) distribution functions of the wrong classes
     has_level: ClassVar[bool] = False

@@ -23,7 +23,8 @@ def solve_rates(
     "Rates with the mean `epsilon`, equations (2) and (3). A `ValueError` if no rates up to `most` have it."
     reachable = most*(f > 0).mean()
     if epsilon > reachable:
-        raise ValueError(f"epsilon must be at most {reachable:.4g} if no rate is above most={most}, got {epsilon}")
+        limit = f"at most {reachable:.4g} if no rate is above most={most}"
+        raise ValueError(f"epsilon must be {limit}, got {epsilon}")
     hardest = np.sort(f)[::-1]
     hardest = hardest[hardest > 0]
     rest = hardest[::-1].cumsum()[::-1]  # sum of this and all that are easier
@@ -55,7 +56,8 @@ class Instance(UniformNoise):
         "The same annotator, bound to a pool. A `ValueError` if the difficulty or the level does not fit it."
         bound = super().on(y, data)
         d = difficulty_of(self.difficulty, data)
-        if len(y) != len(d): raise ValueError(f"y must hold the labels of all {len(d):,} images, got {len(y):,}")
+        n = len(d)
+        if len(y) != n: raise ValueError(f"y must hold the labels of all {n:,} images, got {len(y):,}")
         f = (1 - self.even)*d/d.mean() + self.even
         vars(bound).update(rates=solve_rates(f, self.epsilon, self.most))
         return bound
