@@ -50,8 +50,9 @@ def _stems(data):
 def torchvision_rows(data: ImageData) -> np.ndarray:  # (N,) int64
     "The number that torchvision gives to each training image. A `ValueError` for data of another kind."
     if data.name not in ("cifar10", "folder") or tuple(data.classes) != CIFAR10_CLASSES:
+        got = f"{data.name!r} with the classes {', '.join(data.classes)}"
         raise ValueError("human labels are known for the training images of CIFAR-10, as cifar10 or as a "
-                         f"folder with its classes, got {data.name!r} with the classes {', '.join(data.classes)}")
+                         f"folder with its classes, got {got}")
     rows = np.arange(IMAGES) if data.name == "cifar10" else rows_of_stems(_stems(data))
     n = len(data.y_train)
     if len(rows) == n: return rows
@@ -66,8 +67,9 @@ def human_labels(data: ImageData) -> HumanLabels:
     differ = np.flatnonzero(clean != true)
     if not len(differ): return found
     i = differ[0]
+    first = f"image {i} (row {rows[i]}): class {true[i]} against {clean[i]}"
     raise ValueError(f"the true labels of the data and of CIFAR-10N differ for {len(differ):,} of "
-                     f"{len(true):,} images, first for image {i} (row {rows[i]}): class {true[i]} against {clean[i]}. "
+                     f"{len(true):,} images, first for {first}. "
                      "The images are not those of CIFAR-10, or have other numbers")
 
 # %% ../../nbs/data/human_labels.ipynb #bf8d7017
