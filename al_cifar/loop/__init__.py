@@ -8,12 +8,13 @@ __all__ = ['MEANT', 'PRESETS', 'PROTOCOLS', 'TOY', 'Config', 'asked_strategy', '
            'annotator_of', 'drawn_epsilon', 'initial_set', 'new_run', 'start_run', 'Training', 'fit', 'measured',
            'selector', 'Predictions', 'Trained', 'ask', 'pool_of', 'pool_view', 'MEASURES', 'Seen', 'measure',
            'measures_table', 'one_round', 'outcome', 'pick_device', 'simulate', 'tell', 'predict_test', 'train_all',
-           'lockstep']
+           'lockstep', 'cross_fitted']
 
 # %% ../../nbs/05_loop.ipynb #516ca84c
 from .asking import Predictions, Trained, ask, pool_of, pool_view
 from .config import (
     MEANT, PRESETS, PROTOCOLS, TOY, Config, asked_strategy, check_config, check_fields, label, streams_of)
+from .difficulty import cross_fitted
 from .lockstep import lockstep
 from .measures import MEASURES, Seen, measure, measures_table
 from .rounds import one_round, outcome, pick_device, simulate, tell, predict_test, train_all
@@ -28,4 +29,5 @@ _all_ = [
     "Run", "advance", "annotator_of", "drawn_epsilon", "initial_set", "new_run", "start_run",
     "Training", "fit", "measured", "selector", "Predictions", "Trained", "ask", "pool_of", "pool_view",
     "MEASURES", "Seen", "measure", "measures_table", "one_round", "outcome", "pick_device", "simulate",
-    "tell", "predict_test", "train_all", "lockstep"]
+    "tell", "predict_test", "train_all",
+    "lockstep", "cross_fitted"]
