@@ -10,7 +10,8 @@ from al_cifar.data import load_data
 from al_cifar.loop import TOY, simulate
 from al_cifar.study import read_run, run_id, run_study
 from al_cifar.study.durable import durable_rounds
-from al_cifar.study.runs import header, parse_run
+from al_cifar.study.records import parse_run
+from al_cifar.study.runs import header
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
     if not isinstance(value, dict): raise ValueError("not a JSON object, is this a run file?")
     return value, checked
 
-# %% ../../nbs/study/records.ipynb #93fa7489
+# %% ../../nbs/study/records.ipynb #9a669a77
 _NONE = type(None)
 
 class Kind(NamedTuple):
@@ -139,8 +139,10 @@ def check_round(
     head: dict,     # of the run
 ) -> None:
     "A `ValueError` unless `record` is that round of the run."
-    n_labels, wanted = due(head["config"], number)
-    if number and not due(head["config"], number - 1)[1]: raise ValueError("the run was over before")
+    config = head["config"]
+    n_labels, wanted = due(config, number)
+    before = config["initial"] + (number - 1)*config["batch"]
+    if number and before >= config["budget"]: raise ValueError("the run was over before")
     for name, expected in (("round", number), ("n_labels", n_labels)):
         if record[name] != expected: raise ValueError(f"expected {name} {expected}, got {record[name]}")
     queried, pool = record["queried"], head.get("pool", inf)
@@ -158,7 +160,7 @@ def check_record(record: dict, number: int, head: dict) -> None:  # as for check
     check_kinds(record, KINDS, RECORD_KEYS)
     check_round(record, number, head)
 
-# %% ../../nbs/study/records.ipynb #068b93b1
+# %% ../../nbs/study/records.ipynb #c0714c86
 def are_of_kinds(values: list[dict], kinds: dict, needed: tuple) -> bool:
     "Whether `check_kinds` finds nothing in any of `values`."
     for name, kind in kinds.items():
