@@ -25,6 +25,14 @@ from .records import parse_line, parse_run, whole_lines
 from .tidy import RESULT_COLUMNS, guarded, rows_of, table_text
 
 # %% ../../nbs/study/bundle.ipynb #d4c9150a
+def _csv(rows, quoting):
+    columns = dict.fromkeys(key for row in rows for key in row)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n", quoting=quoting)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
 def runs_table(heads: dict[str, dict]) -> str:
     "A CSV text with a row per run; `heads`: its header, by file name."
     rows = []
@@ -33,14 +41,8 @@ def runs_table(heads: dict[str, dict]) -> str:
         versions = {f"version_{k}": v for k, v in head.get("versions", {}).items()}
         row = {"file": name, **head["config"], **facts, **versions}
         rows.append({guarded(key): guarded(value) for key, value in row.items()})
-    columns = dict.fromkeys(key for row in rows for key in row)
-    returns = any("\r" in str(text) for row in rows for text in (*row, *row.values()))
-    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # else a return would be a new row
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(columns), lineterminator="\n", quoting=quoting)
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    text = _csv(rows, csv.QUOTE_MINIMAL)
+    return _csv(rows, csv.QUOTE_NONNUMERIC) if "\r" in text else text  # else a return would be a new row
 
 # %% ../../nbs/study/bundle.ipynb #f2384e06
 README = f"""Runs of active-learning simulations, written by al_cifar {__version__}.
@@ -118,7 +120,7 @@ def is_news(target: Path, name: Path, text: bytes) -> bool:
     mine, theirs = Found(target, rows_of(here, so_far)), Found(name, rows_of(head, records))
     return longer(mine, theirs) is theirs
 
-# %% ../../nbs/study/bundle.ipynb #dc6c6e40
+# %% ../../nbs/study/bundle.ipynb #b03e5455
 def _unpack(target, name, text):
     "Write the run `text` of the entry `name` to `target`, as `unbundle` says."
     try:

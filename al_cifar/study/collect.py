@@ -152,6 +152,7 @@ def outcomes(rows: Rows) -> list[tuple]:
     of_run = [rows.run[name] for name in RESULT_COLUMNS if name in rows.run]
     return [(*row[:2], of_run) for row in rows.rounds]
 
+# %% ../../nbs/study/collect.ipynb #c9c324bd
 def longer(a: Found, b: Found) -> Found:
     "Of two files of the same run the one with more rounds; a `ValueError` if they disagree."
     for x, y in zip(outcomes(a.rows), outcomes(b.rows)):
@@ -183,7 +184,8 @@ def runs_in(
     if damaged not in ("refuse", "skip"): raise ValueError(f"damaged must be refuse or skip, got {damaged!r}")
     runs, copies = {}, {}
     for head, run in _read_runs(path, mix, damaged, columns, texts):
-        wrong, key = misnamed(run.file, id_of(head)), identity(head)
+        key = id_of(head)
+        wrong = misnamed(run.file, key)
         if wrong: warn(wrong, stacklevel=3)
         found = copies if wrong else runs
         found[key] = longer(found[key], run) if key in found else run

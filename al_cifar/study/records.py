@@ -47,7 +47,7 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
     if not isinstance(value, dict): raise ValueError("not a JSON object, is this a run file?")
     return value, checked
 
-# %% ../../nbs/study/records.ipynb #9a669a77
+# %% ../../nbs/study/records.ipynb #ae57c544
 _NONE = type(None)
 
 class Kind(NamedTuple):
@@ -160,7 +160,7 @@ def check_record(record: dict, number: int, head: dict) -> None:  # as for check
     check_kinds(record, KINDS, RECORD_KEYS)
     check_round(record, number, head)
 
-# %% ../../nbs/study/records.ipynb #c0714c86
+# %% ../../nbs/study/records.ipynb #e521dcbc
 def are_of_kinds(values: list[dict], kinds: dict, needed: tuple) -> bool:
     "Whether `check_kinds` finds nothing in any of `values`."
     for name, kind in kinds.items():

@@ -82,6 +82,7 @@ class Rows(NamedTuple):
     run: dict            # cells that are the same in all its rows, by column
     rounds: list[tuple]  # cells that differ: of each round a tuple, which begins with n_labels and accuracy
 
+# %% ../../nbs/study/tidy.ipynb #b10af6b2
 OF_ROUNDS = ("n_labels", "accuracy", "accuracies", "n_wrong", "class_counts",
              *(f"seconds_{part}" for part in PARTS))
 
@@ -116,7 +117,9 @@ def unguarded(value):
 # %% ../../nbs/study/tidy.ipynb #44806b1e
 def guarded_frame(frame: pd.DataFrame, cell: Callable = guarded) -> pd.DataFrame:
     "The frame with the texts that run files name `guarded`, or `unguarded`."
-    return frame.assign(**{name: frame[name].map(cell) for name in NAMES if name in frame})
+    changes = lambda name: any(cell(text) is not text for text in frame[name].unique())
+    names = [name for name in NAMES if name in frame and changes(name)]
+    return frame.assign(**{name: frame[name].map(cell) for name in names})
 
 # %% ../../nbs/study/tidy.ipynb #bbd50e8a
 def table_text(frame: pd.DataFrame) -> str:
