@@ -47,7 +47,7 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
     if not isinstance(value, dict): raise ValueError("not a JSON object, is this a run file?")
     return value, checked
 
-# %% ../../nbs/study/records.ipynb #ae57c544
+# %% ../../nbs/study/records.ipynb #0460fc52
 _NONE = type(None)
 
 class Kind(NamedTuple):
@@ -66,9 +66,10 @@ class Kind(NamedTuple):
             values = [*chain.from_iterable(held)]
         found = {*map(type, values)}
         if not found <= self.types: return False
+        if self.low is None: return True
         if _NONE in found: values = [value for value in values if value is not None]
         if float in found and not all([value == value for value in values]): return False  # a NaN
-        if self.low is None or not values: return True
+        if not values: return True
         return self.low <= min(values) and (self.high == inf or max(values) <= self.high)
 
 # %% ../../nbs/study/records.ipynb #02501098
@@ -160,7 +161,7 @@ def check_record(record: dict, number: int, head: dict) -> None:  # as for check
     check_kinds(record, KINDS, RECORD_KEYS)
     check_round(record, number, head)
 
-# %% ../../nbs/study/records.ipynb #e521dcbc
+# %% ../../nbs/study/records.ipynb #ac055b2a
 def are_of_kinds(values: list[dict], kinds: dict, needed: tuple) -> bool:
     "Whether `check_kinds` finds nothing in any of `values`."
     for name, kind in kinds.items():
@@ -209,8 +210,9 @@ def parse_run(
             broken = f"line {len(values) + 1}: {error}"
             break
     head, records = values[0] if values else None, values[1:]
-    try: check_records(records, head)  # the lines before come first
-    except ValueError as error: broken = error
+    if records:
+        try: check_records(records, head)
+        except ValueError as error: broken = error  # it is in a line before
     if broken is not None: raise ValueError(f"{path}, {broken}")
     return head, records
 
