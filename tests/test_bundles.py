@@ -1,13 +1,14 @@
 "Runs that are read, counted and bundled: each once, under its own name, from archives of strangers too."
 import csv
 import io
+import json
 import os
 import shutil
 import struct
 import sys
 import tracemalloc
 from dataclasses import replace
-from time import perf_counter
+from time import perf_counter, process_time
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile
 
 import pandas as pd
@@ -280,27 +281,52 @@ def test_results_name_the_oracle(study, tmp_path):
 
 # Speed
 
-@pytest.mark.slow
-def test_bookkeeping_of_20_000_runs(digits, tmp_path):
-    import resource
-    many = 20_000
-    folder = tmp_path/"many"
+def made_runs(many, digits, tmp_path):
+    "A folder with files of `many` runs, each of 20 records: one run that was done, under other numbers."
     config = replace(FAST, initial=20, budget=400, batch=20)
     run_one(config, digits, tmp_path/"one.jsonl")
     head, records = read_run(tmp_path/"one.jsonl")
     assert len(records) == 20
     lines = b"".join(map(as_line, records))
+    folder = tmp_path/"many"
     folder.mkdir()
     for number in range(many):
         changed = {**head, "config": {**head["config"], "replication": number}}
         name = run_id(replace(config, replication=number), digits)
         (folder/f"{name}.jsonl").write_bytes(as_line(changed) + lines)
+    return folder
+
+
+def cost(call):
+    "Seconds of the processor that a call takes."
+    start = process_time()
+    call()
+    return process_time() - start
+
+
+@pytest.mark.slow
+def test_loading_costs_what_json_costs_a_few_times(digits, tmp_path):
+    folder = made_runs(2_000, digits, tmp_path)
+    lines = [line for path in folder.iterdir() if path.suffix == ".jsonl" for line in path.read_bytes().splitlines()]
+    def parse():
+        for line in lines: json.loads(line)
+    bare, load = (min(cost(call) for _ in range(3)) for call in (parse, lambda: load_results(folder)))
+    print(f"load_results takes {load/bare:.1f} times as long as json.loads of the same lines")
+    assert load < 5*bare  # about 3
+
+
+@pytest.mark.slow
+def test_bookkeeping_of_20_000_runs(digits, tmp_path):
+    import resource
+    many = 20_000
+    folder = made_runs(many, digits, tmp_path)
 
     def timed(what, call):
-        start = perf_counter()
+        start, work = perf_counter(), process_time()
         result = call()
+        passed, work = perf_counter() - start, process_time() - work
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024
-        print(f"{what}: {perf_counter() - start:.1f} s, at most {peak} MB so far")
+        print(f"{what}: {work:.1f} s of the processor, {passed:.1f} s passed, at most {peak} MB so far")
         return result
 
     state = timed("status", lambda: status(folder))

@@ -1,5 +1,6 @@
 """Run files: every append is checked, every line is checked, and no file is trusted by its name."""
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -10,7 +11,8 @@ from al_cifar.data import load_data
 from al_cifar.loop import TOY, simulate
 from al_cifar.study import read_run, run_id, run_study
 from al_cifar.study.durable import durable_rounds
-from al_cifar.study.runs import header, parse_run
+from al_cifar.study.records import KINDS, are_of_kinds, check_kinds, parse_run
+from al_cifar.study.runs import header
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,38 @@ def test_deep_and_early_ends_are_errors(digits):
     with pytest.raises(ValueError, match="line 1: not JSON"): parse_run(b"["*100_000 + b"\n", "some.jsonl")
     with pytest.raises(ValueError, match="line 1: 'batch' is missing"):
         parse_run(b'{"config": {"initial": 1, "budget": 2}, "fingerprint": "a", "streams": 1}\n', "some.jsonl")
+
+
+# A kind is asked about many values at once. Here it is asked about one, in plain words.
+
+def number(x): return type(x) in (int, float) and abs(x) <= 1.7976931348623157e308
+def whole(x): return type(x) is int and x >= 0
+def share(x): return number(x) and 0 <= x <= 1
+def each(good): return lambda x: type(x) is list and all(good(y) for y in x)
+def null(good): return lambda x: x is None or good(x)
+def times(x): return type(x) is dict and all(number(y) for y in x.values())
+
+PLAIN = {
+    **dict.fromkeys(["round", "n_labels", "n_wrong"], whole), "accuracy": share, "accuracies": each(share),
+    **dict.fromkeys(["class_counts", "queried", "answers"], each(whole)), "seconds": times,
+    "per_class": null(each(null(share))), **dict.fromkeys(["ece", "wrong_confidence"], null(share)),
+    **dict.fromkeys(["nll", "batch_spread"], null(number)), "queried_wrong": null(whole)}
+ONES = [0, 1, -1, 2, 10**400, -10**400, 0., .5, 1., -.0, 1.5, -1e-9, 1e308, math.inf, -math.inf, math.nan, True, False,
+        None, "", "0", "a"]
+VALUES = [*ONES, [], {}, *([x] for x in ONES), *([0, x, 1] for x in ONES), *({"a": x, "b": .5} for x in ONES), [[0]],
+          [{}], {"a": [0]}]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_say_what_plain_words_say(name):
+    assert PLAIN.keys() == KINDS.keys()
+    good = [value for value in VALUES if PLAIN[name](value)]
+    assert 0 < len(good) < len(VALUES)
+    for value in VALUES:
+        fits = PLAIN[name](value)
+        assert KINDS[name].fits([value]) is KINDS[name].fits([*good, value, *good]) is fits, value
+        assert are_of_kinds([{}, {name: value}, {name: good[0]}], KINDS, ()) is fits, value
+        if fits: check_kinds({name: value}, KINDS, ())
+        else:
+            with pytest.raises(ValueError, match=f"{name} must be"): check_kinds({name: value}, KINDS, ())
+    assert not are_of_kinds([{name: good[0]}, {}], KINDS, (name,))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_IN_ENTRY', 'RUN_ENTRY', 'OTHER_ENTRIES', 'ZIP_ERRORS', 'Place', 'MIXING', 'AN_ID', 'run_entries', 'read_entry',
            'bundled', 'run_files', 'attempted', 'run_texts', 'check_mix', 'check_same', 'identity', 'id_of', 'misnamed',
-           'longer', 'runs_in']
+           'Found', 'outcomes', 'longer', 'runs_in']
 
 # %% ../../nbs/study/collect.ipynb #db749a40
 import json
@@ -16,12 +16,13 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from warnings import warn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, LargeZipFile, ZipFile
 
 from .records import parse_run, whole_lines
 from .runs import NOT_THE_RUN, run_name, sources_in, whole_config
-from .tidy import RESULT_COLUMNS, learner_of, rows_of
+from .tidy import RESULT_COLUMNS, Rows, learner_of, rows_of
 
 # %% ../../nbs/study/collect.ipynb #ea9bc2f3
 MOST_IN_ENTRY = 2**26  # bytes of one run
@@ -140,25 +141,36 @@ def misnamed(file: Path | str, run: str) -> str:  # run: the id that its header 
     return f"{file} holds another run than its name says: {run}"
 
 # %% ../../nbs/study/collect.ipynb #5630c81d
-def longer(a: tuple, b: tuple) -> tuple:
-    "Of two (file, rows) of the same run the one with more rows; a `ValueError` if they disagree."
-    same = len(RESULT_COLUMNS)  # behind these are timings
-    for x, y in zip(a[1], b[1]):
-        if x[:same] != y[:same]:
-            raise ValueError(f"{a[0]} and {b[0]} hold the same run with different outcomes at {x[3]} labels")
-    return b if len(b[1]) > len(a[1]) else a
+class Found(NamedTuple):
+    "A run that was found."
+    file: Path
+    rows: Rows
+    text: bytes = b""  # of its file, if it was asked for
+
+def outcomes(rows: Rows) -> list[tuple]:
+    "What two files of one run must agree on, a tuple a round; not the timings."
+    of_run = [rows.run[name] for name in RESULT_COLUMNS if name in rows.run]
+    return [(*row[:2], of_run) for row in rows.rounds]
+
+# %% ../../nbs/study/collect.ipynb #c9c324bd
+def longer(a: Found, b: Found) -> Found:
+    "Of two files of the same run the one with more rounds; a `ValueError` if they disagree."
+    for x, y in zip(outcomes(a.rows), outcomes(b.rows)):
+        if x == y: continue
+        raise ValueError(f"{a.file} and {b.file} hold the same run with different outcomes at {x[0]} labels")
+    return b if len(b.rows.rounds) > len(a.rows.rounds) else a
 
 # %% ../../nbs/study/collect.ipynb #90472382
 def _read_runs(path, mix, damaged, columns, texts):
-    "Every run at `path`: its header, and what `runs_in` returns of it."
-    first = {}
+    "Every run at `path`: its header, and what was found."
+    first, alike = {}, [what for what in MIXING if what not in mix]
     for name, text in run_texts(path, damaged):
         head, records = attempted(lambda: parse_run(text, name), damaged) or (None, [])
         if head is None: continue
-        for what in [what for what in MIXING if what not in mix]:
+        for what in alike:
             value = MIXING[what](head)
             check_same(what, *first.setdefault(what, (value, name)), value, name)
-        yield head, (name, rows_of(head, records, columns), text if texts else b"")
+        yield head, Found(name, rows_of(head, records, columns), text if texts else b"")
 
 def runs_in(
     path: Place,
@@ -166,16 +178,17 @@ def runs_in(
     damaged: str = "refuse",  # or skip: leave damaged files out, with a warning
     columns: list[str] | None = None,  # of the rows: RESULT_COLUMNS, or None for all
     texts: bool = False,      # whether to keep them
-) -> list[tuple[Path, list, bytes]]:
-    "File, rows and text of every run at `path`, each run once, the longest one. Raises as `load_results`."
+) -> list[Found]:
+    "Every run at `path`, each once, from its longest file. Raises as `load_results`."
     check_mix(mix)
     if damaged not in ("refuse", "skip"): raise ValueError(f"damaged must be refuse or skip, got {damaged!r}")
     runs, copies = {}, {}
     for head, run in _read_runs(path, mix, damaged, columns, texts):
-        wrong, key = misnamed(run[0], id_of(head)), identity(head)
+        key = id_of(head)
+        wrong = misnamed(run.file, key)
         if wrong: warn(wrong, stacklevel=3)
         found = copies if wrong else runs
-        found[key] = longer(found.get(key, run), run)
+        found[key] = longer(found[key], run) if key in found else run
     for key, run in copies.items():  # the file of the right name counts
         if key in runs: longer(runs[key], run)
     return [*(copies | runs).values()]

@@ -50,15 +50,21 @@ class Watch:
         self,
         configs: dict[Path, Config],       # of the run files, all in one folder
         on_round: Callable | None = None,  # on_round(record, config) for every record that is new
+        check: Callable | None = None,     # check(path, header) for every file that is there at the start
     ):
         self.configs = {path.name: (path, config) for path, config in configs.items()}
         self.on_round, self.folder = on_round, next(iter(configs)).parent
         self.total, self.rounds, self.done = sum(map(rounds_in, configs.values())), 0, 0
         self.seen, self.open = {}, {}  # rounds on disk; bytes read of the files that are not finished
         self.pace, self.notify = Pace(), lambda: None
-        for path in configs:
-            text = whole_lines(path) if path.exists() else b""
-            self.count(path.name, len(parse_run(text, path)[1]), len(text))
+        for path in configs: self.begin(path, check)
+
+    def begin(self, path: Path, check: Callable | None = None) -> None:
+        "Read what is in a file at the start."
+        text = whole_lines(path) if path.exists() else b""
+        head, records = parse_run(text, path)
+        if head is not None and check is not None: check(path, head)
+        self.count(path.name, len(records), len(text))
 
     def count(self, name: str, new: int, read: int) -> None:
         "Take note of `new` rounds in a file of which `read` bytes are read."

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MOST_BYTES', 'KINDS', 'RECORD_KEYS', 'HEADER_KINDS', 'HEADER_KEYS', 'SCHEDULE', 'as_line', 'parse_line',
-           'check_kinds', 'check_header', 'rounds_in', 'due', 'check_record', 'whole_lines', 'parse_run', 'read_run',
-           'finished']
+           'Kind', 'check_kinds', 'check_header', 'rounds_in', 'due', 'check_round', 'check_record', 'are_of_kinds',
+           'check_records', 'whole_lines', 'parse_run', 'read_run', 'finished']
 
 # %% ../../nbs/study/records.ipynb #37a8a19f
 import json
+import sys
+from itertools import chain
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 # %% ../../nbs/study/records.ipynb #e90c3d57
@@ -29,43 +32,67 @@ MOST_BYTES = 2**26  # in a line: the queries of the largest rounds take a hundre
 
 def _no_number(text): raise ValueError(f"{text} is no number")
 
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # json.loads would make one for every line
+
 def parse_line(line: bytes) -> tuple[dict, bool]:
     "The dict in a line, and whether the line has a checksum. A `ValueError` if it is damaged, or no JSON."
     if len(line) > MOST_BYTES: raise ValueError(f"a line has at most {MOST_BYTES:,} bytes, got {len(line):,}")
-    text = line[:-_CHECKED] + b"}"
     checked = line[-_CHECKED:-10] == b', "crc": "'
+    text = line[:-_CHECKED] + b"}" if checked else line
     if checked and line[-_CHECKED:] != _checksum(text):
         raise ValueError("the checksum is wrong: it was changed")
-    try: value = json.loads(text if checked else line, parse_constant=_no_number)
+    try: value = _DECODER.decode(text.decode())
     except RecursionError: raise ValueError("not JSON (nested too deeply)") from None
     except ValueError as error: raise ValueError(f"not JSON ({error})") from None
     if not isinstance(value, dict): raise ValueError("not a JSON object, is this a run file?")
     return value, checked
 
-# %% ../../nbs/study/records.ipynb #02501098
-def _is_whole(value): return type(value) is int and value >= 0
-def _are_whole(value):
-    return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
-def _is_number(value): return type(value) in (int, float) and -inf < value < inf
-def _is_share(value): return type(value) in (int, float) and 0 <= value <= 1
-def _is_text(value): return type(value) is str
-def _is_dict(value): return type(value) is dict
-def _list_of(good): return lambda value: type(value) is list and all(map(good, value))
-def _or_none(good): return lambda value: value is None or good(value)
-def _times(value): return type(value) is dict and all(map(_is_number, value.values()))
+# %% ../../nbs/study/records.ipynb #0460fc52
+_NONE = type(None)
 
-KINDS = {  # of a record: what a value must be, is it?
-    "round": ("a whole number", _is_whole), "n_labels": ("a whole number", _is_whole),
-    "accuracy": ("a number in [0, 1]", _is_share), "accuracies": ("numbers in [0, 1]", _list_of(_is_share)),
-    "n_wrong": ("a whole number", _is_whole), "class_counts": ("whole numbers", _are_whole),
-    "queried": ("whole numbers", _are_whole), "answers": ("whole numbers", _are_whole),
-    "seconds": ("numbers by name", _times),
-    "per_class": ("numbers in [0, 1] or null", _or_none(_list_of(_or_none(_is_share)))),
-    "ece": ("a number in [0, 1] or null", _or_none(_is_share)),
-    "nll": ("a number or null", _or_none(_is_number)),
-    "wrong_confidence": ("a number in [0, 1] or null", _or_none(_is_share)),
-    "queried_wrong": ("a whole number or null", _or_none(_is_whole)),
-    "batch_spread": ("a number or null", _or_none(_is_number))}
+class Kind(NamedTuple):
+    "What a value must be."
+    allowed: str             # in words
+    types: set               # of the value, or of those in it
+    low: float | None = None  # the least that is allowed, None: it has no order
+    high: float = inf        # the most that is allowed
+    holders: set | None = None  # types of what holds the values, None: nothing does
+
+    def fits(self, values: list) -> bool:
+        "Whether all `values` are of this kind."
+        if self.holders is not None:
+            if not self.holders.issuperset(map(type, values)): return False
+            held = [value.values() if type(value) is dict else value for value in values if value is not None]
+            values = [*chain.from_iterable(held)]
+        found = {*map(type, values)}
+        if not found <= self.types: return False
+        if self.low is None: return True
+        if _NONE in found: values = [value for value in values if value is not None]
+        if float in found and not all([value == value for value in values]): return False  # a NaN
+        if not values: return True
+        return self.low <= min(values) and (self.high == inf or max(values) <= self.high)
+
+# %% ../../nbs/study/records.ipynb #02501098
+_MOST = sys.float_info.max
+_WHOLE, _SHARE = ({int}, 0), ({int, float}, 0, 1)
+_SHARE_OR_NONE = ({int, float, _NONE}, 0, 1)
+_NUMBER_OR_NONE = ({int, float, _NONE}, -_MOST, _MOST)
+
+KINDS = {  # of a record
+    "round": Kind("a whole number", *_WHOLE), "n_labels": Kind("a whole number", *_WHOLE),
+    "accuracy": Kind("a number in [0, 1]", *_SHARE),
+    "accuracies": Kind("numbers in [0, 1]", *_SHARE, holders={list}),
+    "n_wrong": Kind("a whole number", *_WHOLE),
+    "class_counts": Kind("whole numbers", *_WHOLE, holders={list}),
+    "queried": Kind("whole numbers", *_WHOLE, holders={list}),
+    "answers": Kind("whole numbers", *_WHOLE, holders={list}),
+    "seconds": Kind("numbers by name", {int, float}, -_MOST, _MOST, holders={dict}),
+    "per_class": Kind("numbers in [0, 1] or null", *_SHARE_OR_NONE, holders={list, _NONE}),
+    "ece": Kind("a number in [0, 1] or null", *_SHARE_OR_NONE),
+    "nll": Kind("a number or null", *_NUMBER_OR_NONE),
+    "wrong_confidence": Kind("a number in [0, 1] or null", *_SHARE_OR_NONE),
+    "queried_wrong": Kind("a whole number or null", {int, _NONE}, 0),
+    "batch_spread": Kind("a number or null", *_NUMBER_OR_NONE)}
 RECORD_KEYS = ("round", "n_labels", "accuracy", "queried", "answers")  # those that every version wrote
 
 # %% ../../nbs/study/records.ipynb #215376ee
@@ -75,22 +102,21 @@ def check_kinds(value: dict, kinds: dict, needed: tuple) -> None:
     "A `ValueError` unless all of `needed` are there and each value is of its kind."
     for name in needed:
         if name not in value: raise ValueError(f"{name!r} is missing, is this a run file?")
-    for name, (allowed, good) in kinds.items():
-        if name in value and not good(value[name]):
-            raise ValueError(f"{name} must be {allowed}, got {_shown(value[name])}")
+    for name, kind in kinds.items():
+        if name in value and not kind.fits([value[name]]):
+            raise ValueError(f"{name} must be {kind.allowed}, got {_shown(value[name])}")
 
 # %% ../../nbs/study/records.ipynb #430d75d3
+_TEXT, _OBJECT = Kind("a text", {str}), Kind("an object", {dict})
 HEADER_KINDS = {
-    "config": ("an object", _is_dict),
-    "fingerprint": ("a text", _is_text), "streams": ("a whole number", _is_whole),
-    "condition": ("a text", _is_text), "dataset": ("a text", _is_text), "engine": ("a text", _is_text),
-    "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _are_whole),
-    "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict),
-    "started": ("a text", _is_text),
-    "format": (f"{FORMAT}", lambda value: value == FORMAT)}
+    "config": _OBJECT, "fingerprint": _TEXT, "streams": Kind("a whole number", *_WHOLE),
+    "condition": _TEXT, "dataset": _TEXT, "engine": _TEXT,
+    "epsilon_drawn": Kind("a number in [0, 1]", *_SHARE),
+    "initial_set": Kind("whole numbers", *_WHOLE, holders={list}),
+    "pool": Kind("a whole number", *_WHOLE), "sources": _OBJECT, "started": _TEXT,
+    "format": Kind(f"{FORMAT}", {int, float}, FORMAT, FORMAT)}
 HEADER_KEYS = ("config", "fingerprint", "streams")
-SCHEDULE = {name: ("a whole number above 0", lambda value: _is_whole(value) and value > 0)
-            for name in ("initial", "budget", "batch")}
+SCHEDULE = dict.fromkeys(("initial", "budget", "batch"), Kind("a whole number above 0", {int}, 1))
 
 def check_header(head: dict) -> None:
     "A `ValueError` unless `head` is a header."
@@ -108,15 +134,16 @@ def due(config: dict, number: int) -> tuple[int, int]:
     return n_labels, min(config["batch"], config["budget"] - n_labels)
 
 # %% ../../nbs/study/records.ipynb #c1190c93
-def check_record(
-    record: dict,
+def check_round(
+    record: dict,   # whose values are of their kinds
     number: int,    # of the round that is next
     head: dict,     # of the run
 ) -> None:
     "A `ValueError` unless `record` is that round of the run."
-    check_kinds(record, KINDS, RECORD_KEYS)
-    n_labels, wanted = due(head["config"], number)
-    if number and not due(head["config"], number - 1)[1]: raise ValueError("the run was over before")
+    config = head["config"]
+    n_labels, wanted = due(config, number)
+    before = config["initial"] + (number - 1)*config["batch"]
+    if number and before >= config["budget"]: raise ValueError("the run was over before")
     for name, expected in (("round", number), ("n_labels", n_labels)):
         if record[name] != expected: raise ValueError(f"expected {name} {expected}, got {record[name]}")
     queried, pool = record["queried"], head.get("pool", inf)
@@ -128,6 +155,28 @@ def check_record(
     classes = len(record.get("class_counts", ())) or inf
     if wanted and max(record["answers"]) >= classes:
         raise ValueError(f"answers must be below {classes}, got {max(record['answers'])}")
+
+def check_record(record: dict, number: int, head: dict) -> None:  # as for check_round
+    "A `ValueError` unless `record` is that round of the run, and its values are of their kinds."
+    check_kinds(record, KINDS, RECORD_KEYS)
+    check_round(record, number, head)
+
+# %% ../../nbs/study/records.ipynb #ac055b2a
+def are_of_kinds(values: list[dict], kinds: dict, needed: tuple) -> bool:
+    "Whether `check_kinds` finds nothing in any of `values`."
+    for name, kind in kinds.items():
+        column = [value[name] for value in values if name in value]
+        missing = len(column) < len(values)
+        if missing and name in needed: return False
+        if not kind.fits(column): return False
+    return True
+
+def check_records(records: list[dict], head: dict) -> None:
+    "A `ValueError` that names the line unless `records` are the first rounds of the run."
+    check = check_round if are_of_kinds(records, KINDS, RECORD_KEYS) else check_record
+    for number, record in enumerate(records):
+        try: check(record, number, head)
+        except ValueError as error: raise ValueError(f"line {number + 2}: {error}") from None
 
 # %% ../../nbs/study/records.ipynb #8852804c
 def whole_lines(
@@ -141,13 +190,12 @@ def whole_lines(
     return text[:text.rfind(b"\n") + 1]
 
 # %% ../../nbs/study/records.ipynb #72a183dd
-def _parse(line, number, head):
-    "The value of line `number`, held to what `head` says."
+def _read(line, head):
+    "The value of a line, held to what the header `head` says; None: it is the header."
     value, checked = parse_line(line)
     head = value if head is None else head
     if "format" in head and not checked: raise ValueError("the checksum is missing: it was changed")
-    if number == 1: check_header(value)
-    else: check_record(value, number - 2, head)
+    if head is value: check_header(value)
     return value
 
 def parse_run(
@@ -155,12 +203,17 @@ def parse_run(
     path: Path | str,  # for messages
 ) -> tuple[dict | None, list[dict]]:
     "Header and records of a run. A `ValueError` names file and line of anything that is not as written."
-    head, records = None, []
-    for number, line in enumerate(text.split(b"\n")[:-1], start=1):
-        try: value = _parse(line, number, head)
-        except ValueError as error: raise ValueError(f"{path}, line {number}: {error}") from None
-        if head is None: head = value
-        else: records.append(value)
+    values, broken = [], None
+    for line in text.split(b"\n")[:-1]:
+        try: values.append(_read(line, values[0] if values else None))
+        except ValueError as error:
+            broken = f"line {len(values) + 1}: {error}"
+            break
+    head, records = values[0] if values else None, values[1:]
+    if records:
+        try: check_records(records, head)
+        except ValueError as error: broken = error  # it is in a line before
+    if broken is not None: raise ValueError(f"{path}, {broken}")
     return head, records
 
 # %% ../../nbs/study/records.ipynb #ab12cd34

@@ -16,9 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..loop.measures import MEASURES
-from .collect import Place, check_mix, check_same, runs_in
+from .collect import Found, Place, check_mix, check_same, runs_in
 from .durable import write_whole
-from .tidy import RESULT_COLUMNS, all_columns, guarded_frame, table_text, unguarded
+from .tidy import (
+    RESULT_COLUMNS, all_columns, guarded_frame, round_columns, table_text, unguarded)
 
 # %% ../../nbs/study/results.ipynb #55763faf
 def is_table(path) -> bool:
@@ -59,9 +60,14 @@ def read_table(
 # %% ../../nbs/study/results.ipynb #6ba07e4b
 ORDER = ["condition", "strategy", "replication", "n_labels"]
 
-def frame_of(runs: list[tuple], columns: list[str]) -> pd.DataFrame:
+def frame_of(runs: list[Found], columns: list[str]) -> pd.DataFrame:
     "A sorted frame of what `runs_in` returns."
-    frame = pd.DataFrame([row for run in runs for row in run[1]], columns=columns)
+    runs = [run.rows for run in runs if run.rows.rounds]
+    rounds = pd.DataFrame([row for run in runs for row in run.rounds], columns=round_columns(columns))
+    of_runs = [column for column in columns if column not in rounds]
+    of_run = pd.DataFrame([[run.run[column] for column in of_runs] for run in runs], columns=of_runs)
+    every = of_run.index.repeat([len(run.rounds) for run in runs])  # a run's cells stand in all its rows
+    frame = pd.concat([of_run.loc[every].reset_index(drop=True), rounds], axis=1)[columns]
     return frame.sort_values(ORDER, kind="stable", ignore_index=True)
 
 def _rounds(path, mix, damaged, columns):

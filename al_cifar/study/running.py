@@ -17,13 +17,13 @@ import numpy as np
 
 from ..data.images import ImageData
 from ..data.sources import load_data
-from ..loop.config import Config, check_config
+from ..loop.config import Config, check_config, own_sources
 from .cohort import default_cohort, run_cohorts
 from .dispatch import run_on
 from .durable import failed_file, side_file
 from .estimate import images_of
 from .progress import ProgressBar, Watch, note_plan
-from .runs import check_file, run_id
+from .runs import check_same_run, run_id
 from .tasks import task_of
 
 # %% ../../nbs/study/running.ipynb #ed15c2c6
@@ -138,8 +138,10 @@ def run_study(
     out_dir.mkdir(parents=True, exist_ok=True)
     files = {config: out_dir/f"{run_id(config, data_of[config])}.jsonl" for config in configs}
     runs = {path: config for config, path in files.items()}
-    for path, config in runs.items(): check_file(path, config, data_of[config])
-    watch = Watch(runs, on_round)
+    def check(path, head):
+        config = runs[path]
+        check_same_run(path, head, config, data_of[config], own_sources(config))
+    watch = Watch(runs, on_round, check)
     note_plan(runs)
     jobs = {path: (config, data_of[config]) for path, config in runs.items() if path.name in watch.open}
     longest_first = sorted(jobs, key=lambda path: -sum(images_of(*jobs[path])))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_THE_RUN', 'RETIRED', 'config_facts', 'all_facts', 'safe', 'run_name', 'run_id', 'header', 'whole_config',
-           'sources_in', 'check_same_run', 'check_file']
+           'sources_in', 'check_same_run']
 
 # %% ../../nbs/study/runs.ipynb #6de907db
 import json
@@ -26,7 +26,7 @@ from ..loop.config import Config, own_sources, streams_of
 from ..loop.rounds import pick_device
 from ..loop.run import drawn_epsilon, initial_set
 from ..loop.settings import fields_with
-from .records import FORMAT, MOST_BYTES, parse_run
+from .records import FORMAT
 
 # %% ../../nbs/study/runs.ipynb #ec8fcfd2
 NOT_THE_RUN = (*fields_with(Config, "machine"), "dataset")  # data are known by their own name and fingerprint
@@ -124,11 +124,3 @@ def check_same_run(
     if sources_in(head) != sources: differ.append("code of components")
     if not differ: return
     raise ValueError(f"{path}, line 1: another run than the one asked for, {', '.join(differ)} differ")
-
-# %% ../../nbs/study/runs.ipynb #f4a8f0fe
-def check_file(path: Path | str, config: Config, data: ImageData) -> None:
-    "A `ValueError` if there is a run file at `path` and its header is not that of `config` on `data`."
-    if not Path(path).exists(): return
-    with open(path, "rb") as file: line = file.readline(MOST_BYTES)
-    head, _ = parse_run(line, path)
-    if head is not None: check_same_run(path, head, config, data, own_sources(config))
