@@ -101,7 +101,7 @@ def test_a_run_that_was_cut_is_resumed_to_the_same_bits(most, digits, study):
 @how_many
 def test_flips_of_a_run_file(most, study):
     folder, path = study
-    text, every = path.read_bytes(), 40 if most == ALL else 10
+    text, every = path.read_bytes(), 400 if most == ALL else 10
     head, records = read_run(path)
     def look(bit, flipped):
         try: found = parse_run(flipped[:flipped.rfind(b"\n") + 1], path)
@@ -169,13 +169,13 @@ def test_damage_of_a_plan(change, most, study):
     path.unlink()
     [plan] = folder.glob(".study/plan-*.json")
     text, whole = plan.read_bytes(), status(folder)
-    assert (whole["runs"], whole["rounds_planned"]) == (2, 6)
+    assert (whole["runs"], whole["rounds"], whole["rounds_planned"]) == (2, 3, 6)
     plan.unlink()
     without = status(folder)
     def look(at, part):
         plan.write_bytes(part)
         state = status(folder)
-        return "as without it" if state == without else "OTHER" if state != whole else "equal"
+        return "as without it" if state == without else "OTHER"
     assert {*campaign(f"{change.__name__} of a plan of {len(text)} bytes", change(text, most), look)} == {"as without it"}
 
 

@@ -230,7 +230,7 @@ def check_field(name, value):
 
 
 FIELDS = sorted(Config.__dataclass_fields__)
-SHORT, LONG = examples(40), examples(4000)
+SHORT = examples(40)
 
 
 @SHORT
@@ -266,3 +266,47 @@ def test_parameters(where, value): check_said(*where, value)
 @examples(200)
 @given(st.sampled_from(FIELDS), SAID)
 def test_fields(name, value): check_field(name, value)
+
+
+# The same, for long
+
+@pytest.mark.slow
+@examples(20_000)
+@given(st.dictionaries(TEXT, JSON))
+def test_many_lines(value): check_line(value)
+
+
+@pytest.mark.slow
+@examples(20_000)
+@given(st.data())
+def test_many_files(made, data): check_file(data.draw(files(made)))
+
+
+@pytest.mark.slow
+@examples(3_000)
+@given(st.data())
+def test_many_replaced_values(made, data): check_replaced(data.draw, made)
+
+
+@pytest.mark.slow
+@examples(3_000)
+@given(st.data())
+def test_many_archives(made, data): check_archive(made, data.draw(archives(made)))
+
+
+@pytest.mark.slow
+@examples(1_500)
+@given(st.data())
+def test_many_mixed_folders(made, data): check_mix(data.draw, made)
+
+
+@pytest.mark.slow
+@examples(20_000)
+@given(st.sampled_from(NAMES_OF), SAID)
+def test_many_parameters(where, value): check_said(*where, value)
+
+
+@pytest.mark.slow
+@examples(20_000)
+@given(st.sampled_from(FIELDS), SAID)
+def test_many_fields(name, value): check_field(name, value)
