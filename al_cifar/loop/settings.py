@@ -116,6 +116,9 @@ class Setting:
         if value is None and self.optional: return None
         try: return self.kind.read(value)
         except (Refused, OverflowError, TypeError): pass
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if name in text else f"{name}: {text}") from None
         raise ValueError(f"{name} must be {self.allowed}, got {shown(value)}")
 
     @property

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAY_DIFFER', 'step_of', 'check_together', 'bytes_per_member', 'members_that_fit', 'simulate_cohort', 'cohorts_of',
-           'durable_cohort', 'run_cohorts', 'default_cohort']
+           'durable_cohort', 'most_open', 'run_cohorts', 'default_cohort']
 
 # %% ../../nbs/study/cohort.ipynb #31877c76
 import warnings
@@ -24,7 +24,7 @@ from ..loop.run import start_run
 from ..loop.settings import fields_with
 from ..model.learner import MODELS
 from .dispatch import run_here
-from .durable import failed_file, open_run
+from .durable import failed_file, noted_signals, open_run, words_of
 from .progress import Watch
 from .records import finished
 
@@ -123,16 +123,27 @@ def durable_cohort(
                 for put, record in zip(puts, records): put(record)
                 yield
 
+# %% ../../nbs/study/cohort.ipynb #e4b50450
+def most_open() -> int:
+    "How many runs may be open at once, two files each; a hundred files are left for everything else."
+    try: from resource import RLIMIT_NOFILE, getrlimit
+    except ImportError: files = 512  # Windows
+    else: files = getrlimit(RLIMIT_NOFILE)[0]
+    if files < 0: files = 2**20      # no limit
+    return max(1, (files - 100)//2)
+
 # %% ../../nbs/study/cohort.ipynb #5e8747d7
 def _advance(cohort, watch):
     "Do what is missing of `cohort` in lockstep, as far as it goes without a failure."
     with closing(durable_cohort(cohort)) as rounds:
         while True:
-            try: next(rounds)
-            except StopIteration: return
-            except Exception as error:  # whose fault it is shows when each goes on alone
-                warnings.warn(f"a cohort of {len(cohort)} runs failed, each goes on alone: {error!r}")
-                return
+            try:
+                with noted_signals() as came: over = next(rounds, True)
+            except BaseException as error:  # whose fault it is shows when each goes on alone
+                if came: raise
+                what = f"a cohort of {len(cohort)} runs failed, each goes on alone"
+                return warnings.warn(f"{what}: {words_of(error)}")
+            if over: return
             watch.look()
 
 def run_cohorts(
@@ -141,7 +152,7 @@ def run_cohorts(
     size: int,     # most runs of a cohort
 ) -> Iterator[tuple[Path, dict]]:
     "Do runs in this process, in lockstep where they can; yields (path, how it ended)."
-    for cohort in cohorts_of(jobs, size):
+    for cohort in cohorts_of(jobs, min(size, most_open())):
         if len(cohort) > 1: _advance(cohort, watch)
         for path in [path for path in cohort if finished(path)]:
             failed_file(path).unlink(missing_ok=True)
@@ -151,5 +162,5 @@ def run_cohorts(
 
 # %% ../../nbs/study/cohort.ipynb #adb6e735
 def default_cohort(jobs: dict) -> int:
-    "How many runs to take in lockstep: one on a CPU, 300 on a GPU, since each holds two files open."
+    "How many runs to take in lockstep at most: one on a CPU, 300 on a GPU, since each holds two files open."
     return 300 if any(pick_device(config.device) == "cuda" for config, _ in jobs.values()) else 1

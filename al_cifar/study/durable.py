@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOST_TEXT', 'ENDING', 'sync_folder', 'write_whole', 'TakenOver', 'Appender', 'side_file', 'only_writer',
-           'being_written', 'open_run', 'durable_rounds', 'run_one', 'failed_file', 'failure', 'noted_signals',
-           'attempt']
+           'being_written', 'open_run', 'durable_rounds', 'run_one', 'failed_file', 'words_of', 'failure',
+           'noted_signals', 'attempt']
 
 # %% ../../nbs/study/durable.ipynb #39894670
 import errno
+import gc
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import current_thread, get_ident, main_thread
-from traceback import format_exception
+from traceback import clear_frames, format_exception
 
 from filelock import FileLock, Timeout
 
@@ -175,8 +176,8 @@ def failed_file(path: Path | str) -> Path:
 MOST_TEXT = 2000  # characters of an error that are kept
 
 # %% ../../nbs/study/durable.ipynb #ab12cd37
-def _words(error):
-    "The text of an error, even of one that cannot be printed."
+def words_of(error: BaseException) -> str:
+    "Kind and text of an error, cut where it is long, even of one that cannot be printed."
     try: text = str(error)
     except BaseException: text = "(it cannot be printed)"
     if len(text) > MOST_TEXT: text = f"{text[:MOST_TEXT]} ... ({len(text)} characters)"
@@ -184,10 +185,12 @@ def _words(error):
 
 def failure(path: Path | str, error: BaseException) -> dict:
     "Record `error` beside the run file `path`: a dict, whose `full` says whether the disk was full."
+    clear_frames(error.__traceback__)  # they may hold all the memory there is, which the next lines need
+    gc.collect()
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     trace = "".join(line[:MOST_TEXT] for line in format_exception(error))
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    facts = {"state": "failed", "error": _words(error), "traceback": trace[-10*MOST_TEXT:],
+    facts = {"state": "failed", "error": words_of(error), "traceback": trace[-10*MOST_TEXT:],
              "full": full, "host": socket.gethostname(), "when": now}
     with suppress(OSError):  # perhaps there is no room for it; the caller is told all the same
         write_whole(failed_file(path), json.dumps(facts, indent=1).encode())

@@ -127,19 +127,22 @@ class ProgressBar:
         self.bar.close()
 
 # %% ../../nbs/study/progress.ipynb #3bae6591
+def _plan_name(text): return f"plan-{sha256(text).hexdigest()[:16]}.json"
+
 def note_plan(configs: dict[Path, Config]) -> None:
     "Record in the folder of the run files `configs` that they are planned."
     plan = {path.name: rounds_in(config) for path, config in configs.items()}
     text = json.dumps(plan, sort_keys=True).encode()
-    name = f"plan-{sha256(text).hexdigest()[:16]}.json"
-    write_whole(side_file(next(iter(configs)), name), text)
+    write_whole(side_file(next(iter(configs)), _plan_name(text)), text)
 
 # %% ../../nbs/study/progress.ipynb #4f4fe561
 def _plan_in(path):
     "Rounds by file name; empty if the file `path` is damaged."
-    try: plan = json.loads(path.read_bytes())
+    try:
+        text = path.read_bytes()
+        plan = json.loads(text)
     except (OSError, ValueError, RecursionError): return {}
-    if not isinstance(plan, dict): return {}
+    if path.name != _plan_name(text) or not isinstance(plan, dict): return {}  # its name is its checksum
     whole = {name: rounds for name, rounds in plan.items() if type(rounds) is int and rounds > 0}
     return {name: whole[name] for name in whole if re.fullmatch(r"[^/\\]+\.jsonl", name)}
 
