@@ -82,7 +82,8 @@ def test_values_are_checked(change, message, digits):
 def test_deep_and_early_ends_are_errors(digits):
     with pytest.raises(ValueError, match="line 1: not JSON"): parse_run(b"["*100_000 + b"\n", "some.jsonl")
     with pytest.raises(ValueError, match="line 1: 'batch' is missing"):
-        parse_run(b'{"config": {"initial": 1, "budget": 2}, "fingerprint": "a", "streams": 1}\n', "some.jsonl")
+        parse_run(b'{"config": {"initial": 1, "budget": 2}, "fingerprint": "a", "streams": 1, '
+                  b'"condition": "", "dataset": "", "epsilon_drawn": 0}\n', "some.jsonl")
 
 
 # A kind is asked about many values at once. Here it is asked about one, in plain words.
