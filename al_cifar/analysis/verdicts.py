@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .selection import (
-    anytime_half_width, check_positive, check_race, check_replications, eliminate, fixed_replications,
+    anytime_half_width, check_precision, check_race, check_replications, eliminate, fixed_replications,
     h_squared, half_widths, latest_end, pair_risk, pair_variances, precise_after)
 from .style import label_lines, panels, strategy_styles
 
@@ -23,7 +23,7 @@ from .style import label_lines, panels, strategy_styles
 @dataclass(frozen=True)
 class Race:
     "A race as far as it got."
-    areas: pd.DataFrame         # AULC, a row per replication, a column per strategy; NaN where not run
+    areas: pd.DataFrame         # AULC that counted: replications x strategies, NaN after a strategy was dropped
     delta: float                # AULC
     alpha: float
     first: int                  # replications of all strategies before any is dropped
@@ -65,7 +65,9 @@ def judge(
     for r, left, beaten in eliminate(areas.to_numpy(float), delta, alpha, first):
         drops |= {names[i]: (r, names[by]) for i, by in beaten.items()}
     still_in = tuple(names[i] for i in left)
-    return Race(areas, delta, alpha, first, r, still_in, drops, label_range)
+    used = np.array([drops[name][0] if name in drops else r for name in names])
+    counted = areas.where(np.arange(len(areas))[:, None] < used).iloc[:r]
+    return Race(counted, delta, alpha, first, r, still_in, drops, label_range)
 
 # %% ../../nbs/analysis/verdicts.ipynb #0c8877d1
 def points(
@@ -180,7 +182,7 @@ def plot_race(race: Race) -> Figure:
 @dataclass(frozen=True)
 class Precision:
     "Differences from a baseline, as far as they are known."
-    areas: pd.DataFrame        # AULC, a row per replication, a column per strategy
+    areas: pd.DataFrame        # AULC, a row per replication that counted, a column per strategy
     baseline: str
     half_width: float          # wanted, AULC
     alpha: float
@@ -198,19 +200,19 @@ def measure(
 ) -> Precision:
     "Replications until all intervals of differences from the baseline are narrow. Raises `ValueError`."
     names = list(areas)
-    check_race(len(set(names)), half_width, alpha)
+    check_precision(len(set(names)), half_width, alpha)
     check_replications(first, max(first, len(areas)))
     if baseline not in names: raise ValueError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
     if len(areas) < first: raise ValueError(f"areas must have {first} replications or more, got {len(areas)}")
     d = areas.drop(columns=baseline).sub(areas[baseline], axis=0).to_numpy(float)
     r = precise_after(d, half_width, alpha, first)
-    return Precision(areas, baseline, half_width, alpha, r or len(areas), r is not None, label_range)
+    n = r or len(areas)
+    return Precision(areas.iloc[:n], baseline, half_width, alpha, n, r is not None, label_range)
 
 # %% ../../nbs/analysis/verdicts.ipynb #a3d0cd8a
 def differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
     "Every strategy minus the baseline, with t intervals that hold for all at once (Bonferroni)."
-    used = found.areas.iloc[:found.replications]
-    d = used.drop(columns=found.baseline).sub(used[found.baseline], axis=0)
+    d = found.areas.drop(columns=found.baseline).sub(found.areas[found.baseline], axis=0)
     half, diff = half_widths(d.to_numpy(float), len(d), found.alpha), d.mean().to_numpy()
     interval = dict(ci_low=diff - half, ci_high=diff + half, half_width=half)
     out = pd.DataFrame(dict(strategy=list(d), n=len(d), diff=diff, **interval))
