@@ -146,10 +146,10 @@ def describe_race(race: Race) -> str:
         return (f"Undecided after {race.replications} replications: {', '.join(race.left)} are still in. "
                 f"{race.winner} has the best mean, and nothing is guaranteed. More replications go on from here.")
     share = f"{100*cost['runs']/cost['fixed']:.0f} %"
-    return (f"{race.winner} wins after {race.replications} replications. If it is not the best, no other "
-            f"is more than {delta} better: so say races of normal areas in at least {100*(1 - race.alpha):g} % "
-            f"of all cases. It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications "
-            "of each) of Clark and Yang's fixed design with the same guarantee.")
+    return (f"{race.winner} wins after {race.replications} replications. The rule picks the best strategy, or one "
+            f"within {delta} of it, with a probability of at least {1 - race.alpha:g} if areas are about normal. "
+            f"It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications of each) "
+            "of Clark and Yang's fixed design with the same guarantee.")
 
 # %% ../../nbs/analysis/verdicts.ipynb #c990e8fc
 def _draw_race(ax, race, scale):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['area_of', 'spelled', 'Track', 'workers_of', 'wave_size', 'race', 'until_precise']
 
-# %% ../../nbs/study/race.ipynb #0569cf98
+# %% ../../nbs/study/race.ipynb #6d753dc8
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -22,14 +22,14 @@ from ..loop.config import Config
 from .records import read_run
 from .running import run_study
 
-# %% ../../nbs/study/race.ipynb #732aca77
+# %% ../../nbs/study/race.ipynb #a1927150
 def area_of(path: Path | str) -> float:
     "The AULC of the finished run in a file, by the trapezoid rule."
     _, records = read_run(path)
     labels = [record["n_labels"] for record in records]
     return float(trapezoid([record["accuracy"] for record in records], labels))
 
-# %% ../../nbs/study/race.ipynb #dad74e81
+# %% ../../nbs/study/race.ipynb #7d7836f2
 def spelled(base: Config, strategies: Iterable[str]) -> list[str]:
     "The canonical names of `strategies`, each once. Raises `ValueError`."
     if isinstance(strategies, str):
@@ -65,7 +65,7 @@ class Track:
         "Show a line on what is known so far."
         if self.progress: tqdm.write(line, file=sys.stderr)
 
-# %% ../../nbs/study/race.ipynb #8fcf37b7
+# %% ../../nbs/study/race.ipynb #bf76c578
 def workers_of(executor: Executor | None) -> int:
     "Runs that an executor does at a time, as far as it says; 1 if there is none."
     if executor is None: return 1
@@ -81,7 +81,7 @@ def wave_size(
     "Replications of each strategy in a wave."
     return max(1, -(-workers//left))
 
-# %% ../../nbs/study/race.ipynb #9a735eb8
+# %% ../../nbs/study/race.ipynb #2abf663b
 def race(
     base: Config,                      # all but the strategy
     strategies: Iterable[str],         # two or more
@@ -110,7 +110,7 @@ def race(
         ahead = wave_size(workers or workers_of(executor), len(found.left))
         track.grow(found.left, min(most, found.replications + ahead))
 
-# %% ../../nbs/study/race.ipynb #e8466ae8
+# %% ../../nbs/study/race.ipynb #20b51bd4
 def until_precise(
     base: Config,                      # all but the strategy
     strategies: Iterable[str],         # those to compare with the baseline
