@@ -68,12 +68,11 @@ def true_means(
 
 # %% ../../nbs/analysis/race_trials.ipynb #46bd5e7a
 def _step(means, left, allowed):
-    "Who stays in each of many races after one more replication."
+    "Who stays in each of many races after one more replication; nothing is allowed to those dropped."
     seen = np.where(left, means, -np.inf)
     needed = (seen[:, None, :] - allowed).max(axis=2)  # to stay
     stay = left & (means >= needed)
-    inside = left[:, :, None] & left[:, None, :]
-    over = ~(inside & (allowed > 0)).any(axis=(1, 2))  # no lag is allowed any more: the best mean wins
+    over = allowed.max(axis=(1, 2)) == 0  # no lag is allowed any more: the best mean wins
     best = np.arange(means.shape[1]) == seen.argmax(axis=1)[:, None]
     return np.where(over[:, None], best, stay)
 
@@ -108,8 +107,10 @@ def race_trials(
         half = anytime_half_width(variances[moved], r, risk, first)
         out["held"][going[moved]] &= _hold(sums[moved]/r, left[moved], truth, half)
         out["winner"][going] = stay.argmax(axis=1)  # final once it is alone
+        variances[moved] *= stay[moved][:, :, None] & stay[moved][:, None, :]
         on = stay.sum(axis=1) > 1
-        going, left, variances = going[on], stay[on], variances[on]
+        if not on.all(): variances = variances[on]
+        going, left = going[on], stay[on]
         sums, r = sums[on] + source(len(going), g) + means, r + 1
         out["used"][going] = np.where(left, r, out["used"][going])
     return out
@@ -129,7 +130,7 @@ def known_replications(
 def share(hits: int, n: int) -> dict[str, float]:
     "A share and its 95 % interval (Clopper and Pearson 1934)."
     interval = stats.binomtest(int(hits), n).proportion_ci()
-    return dict(right=hits/n, low=interval.low, high=interval.high)
+    return dict(right=float(hits/n), low=float(interval.low), high=float(interval.high))
 
 def race_row(
     source: Source,
@@ -149,8 +150,8 @@ def race_row(
     good = means > means.max() - delta
     hits = good[found["winner"]].sum()
     return share(hits, races//batch*batch) | dict(
-        used=found["used"].mean(), fixed=found["fixed"].mean(), known=known_replications(source, delta, alpha),
-        intervals=found["held"].mean())
+        used=float(found["used"].mean()), fixed=float(found["fixed"].mean()),
+        known=known_replications(source, delta, alpha), intervals=float(found["held"].mean()))
 
 # %% ../../nbs/analysis/race_trials.ipynb #f3e8b24f
 def precision_trials(
@@ -192,4 +193,4 @@ def precision_row(
     "How often all intervals hold, and mean replications of a strategy."
     parts = [precision_trials(source, k, half_width, alpha, first, batch, s) for s in range(trials//batch)]
     used, covered = map(np.concatenate, zip(*parts))
-    return share(covered.sum(), len(covered)) | dict(used=used.mean())
+    return share(covered.sum(), len(covered)) | dict(used=float(used.mean()))

@@ -87,7 +87,7 @@ def lag_allowed(
     h2: float,              # from h_squared
 ) -> np.ndarray:
     "The W of Kim and Nelson: how far a strategy may lie behind another one and stay in the race."
-    return np.maximum(0, (h2*variances/delta - delta*r)/(2*r))
+    return np.maximum(0, h2/(2*delta*r)*variances - delta/2)
 
 # %% ../../nbs/analysis/selection.ipynb #2191474e
 def latest_end(
