@@ -15,7 +15,7 @@ from pathlib import Path
 from ..checkout import checkout
 
 # %% ../../nbs/forms/terminal.ipynb #7c12c119
-FORMS = ("run_experiment.ipynb", "run_study.ipynb")
+FORMS = ("run_experiment.ipynb", "run_study.ipynb", "run_race.ipynb")
 TEMPLATES = (*FORMS, "paper.ipynb", "benchmark.ipynb")
 TWO = "-p -r --parameters --parameters_raw"
 ONE = """-f -y -b -k -l --parameters_file --parameters_yaml --parameters_base64 --kernel --language --engine
