@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
+from .schedule import check_schedule
 from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
@@ -58,8 +59,8 @@ class Config:
     stochastic: bool = setting(False, "annotator", FLAG, "draw each replication's epsilon from U[0, epsilon]")
     noisy_initial: bool = setting(False, "annotator", FLAG, "the annotator labels the initial set, too")
     initial: int = setting(100, "schedule", whole(), "labelled images at the start")
-    budget: int = setting(2000, "schedule", whole(), "labelled images at the end")
-    batch: int = setting(100, "schedule", whole(), "images queried a round; the last round may query fewer")
+    budget: int = setting(2000, "schedule", whole(), "answers bought in the end, initial labels included")
+    batch: int = setting(100, "schedule", whole(), "answers bought a round; the last round may buy fewer")
     stratified: bool | None = setting(None, "schedule", FLAG, "initial set equally many per class")
     evaluators: int = setting(1, "schedule", MANY, "trainings that measure a round; the first selects")
     model: str = setting("simple_cnn", "learner", named(MODELS), "the network")
@@ -87,8 +88,8 @@ class Config:
 
 # %% ../../nbs/loop/config.ipynb #f16716f6
 def has_level(oracle: str) -> bool:
-    "Whether epsilon means something to the annotator of that text."
-    return getattr(ORACLES.find(oracle)[0].make, "has_level", True)
+    "Whether epsilon means something to the annotator of that text, and to those of a panel."
+    return all(getattr(component.make, "has_level", True) for component, _ in parts(ORACLES, oracle))
 
 def check_components(config: Config) -> None:
     "A `ValueError` where the annotator or the strategy does not go with other fields of `config`."
@@ -113,6 +114,7 @@ def check_fields(config: Config) -> None:
     if config.candidates is not None and config.candidates < config.batch:
         raise ValueError(f"candidates must be at least batch={config.batch}, got {config.candidates}")
     check_components(config)
+    check_schedule(config)
 
 # %% ../../nbs/loop/config.ipynb #d250c66d
 def resolved(config: Config) -> Config:

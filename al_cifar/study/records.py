@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MOST_BYTES', 'KINDS', 'RECORD_KEYS', 'HEADER_KINDS', 'HEADER_KEYS', 'SCHEDULE', 'as_line', 'parse_line',
-           'check_kinds', 'check_header', 'rounds_in', 'due', 'check_record', 'whole_lines', 'parse_run', 'read_run',
-           'finished']
+           'check_kinds', 'check_header', 'rounds_in', 'schedule_in', 'check_asked', 'check_record', 'whole_lines',
+           'parse_run', 'read_run', 'finished']
 
 # %% ../../nbs/study/records.ipynb #37a8a19f
 import json
 from math import inf
 from pathlib import Path
 from zlib import crc32
+
+from ..loop.schedule import Schedule
 
 # %% ../../nbs/study/records.ipynb #e90c3d57
 FORMAT = 2      # the header's `format`; files without it are older, and their lines have no checksum
@@ -44,6 +46,7 @@ def parse_line(line: bytes) -> tuple[dict, bool]:
 
 # %% ../../nbs/study/records.ipynb #02501098
 def _is_whole(value): return type(value) is int and value >= 0
+def _is_positive(value): return _is_whole(value) and value > 0
 def _are_whole(value):
     return type(value) is list and {*map(type, value)} <= {int} and min(value, default=0) >= 0
 def _is_number(value): return type(value) in (int, float) and -inf < value < inf
@@ -86,11 +89,10 @@ HEADER_KINDS = {
     "condition": ("a text", _is_text), "dataset": ("a text", _is_text), "engine": ("a text", _is_text),
     "epsilon_drawn": ("a number in [0, 1]", _is_share), "initial_set": ("whole numbers", _are_whole),
     "pool": ("a whole number", _is_whole), "sources": ("an object", _is_dict),
-    "started": ("a text", _is_text),
+    "started": ("a text", _is_text), "panel_size": ("a whole number above 0", _is_positive),
     "format": (f"{FORMAT}", lambda value: value == FORMAT)}
 HEADER_KEYS = ("config", "fingerprint", "streams")
-SCHEDULE = {name: ("a whole number above 0", lambda value: _is_whole(value) and value > 0)
-            for name in ("initial", "budget", "batch")}
+SCHEDULE = {name: ("a whole number above 0", _is_positive) for name in ("initial", "budget", "batch")}
 
 def check_header(head: dict) -> None:
     "A `ValueError` unless `head` is a header."
@@ -102,10 +104,27 @@ def rounds_in(config) -> int:  # config: anything with initial, budget and batch
     "How many rounds, and so records, a run has."
     return len(range(config.initial, config.budget, config.batch)) + 1
 
-def due(config: dict, number: int) -> tuple[int, int]:
-    "How many labels round `number` has, and how many images it asks about."
-    n_labels = min(config["initial"] + number*config["batch"], config["budget"])
-    return n_labels, min(config["batch"], config["budget"] - n_labels)
+def schedule_in(head: dict) -> Schedule:
+    "The schedule of the run whose header is `head`."
+    of_config = [head["config"][name] for name in SCHEDULE]
+    return Schedule(*of_config, size=head.get("panel_size", 1))
+
+# %% ../../nbs/study/records.ipynb #4bf839bd
+def check_asked(
+    record: dict,
+    names: tuple[str, str],  # of the images asked about, and of the answers, in the record
+    wanted: int,     # images
+    size: int,       # answers about each
+    pool: float,     # images that there are, inf if nobody knows
+    classes: float,  # likewise
+) -> None:
+    "A `ValueError` unless the record tells of as many different images and answers."
+    (images, answers), queried, said = names, *(record[name] for name in names)
+    for name, found, count in ((images, queried, wanted), (answers, said, wanted*size)):
+        if len(found) != count: raise ValueError(f"{name} must be {count} numbers, got {len(found)}")
+    if len(set(queried)) < wanted: raise ValueError(f"{images} must be different images, got one twice")
+    for name, found, limit in ((images, queried, pool), (answers, said, classes)):
+        if wanted and max(found) >= limit: raise ValueError(f"{name} must be below {limit}, got {max(found)}")
 
 # %% ../../nbs/study/records.ipynb #c1190c93
 def check_record(
@@ -115,19 +134,12 @@ def check_record(
 ) -> None:
     "A `ValueError` unless `record` is that round of the run."
     check_kinds(record, KINDS, RECORD_KEYS)
-    n_labels, wanted = due(head["config"], number)
-    if number and not due(head["config"], number - 1)[1]: raise ValueError("the run was over before")
-    for name, expected in (("round", number), ("n_labels", n_labels)):
+    schedule = schedule_in(head)
+    if number and not schedule.new(number - 1): raise ValueError("the run was over before")
+    for name, expected in (("round", number), ("n_labels", schedule.labels(number))):
         if record[name] != expected: raise ValueError(f"expected {name} {expected}, got {record[name]}")
-    queried, pool = record["queried"], head.get("pool", inf)
-    for name in ("queried", "answers"):
-        count = len(record[name])
-        if count != wanted: raise ValueError(f"{name} must be {wanted} numbers, got {count}")
-    if len(set(queried)) < wanted: raise ValueError("queried must be different images, got one twice")
-    if wanted and max(queried) >= pool: raise ValueError(f"queried must be below {pool}, got {max(queried)}")
-    classes = len(record.get("class_counts", ())) or inf
-    if wanted and max(record["answers"]) >= classes:
-        raise ValueError(f"answers must be below {classes}, got {max(record['answers'])}")
+    pool, classes = head.get("pool", inf), len(record.get("class_counts", ())) or inf
+    check_asked(record, ("queried", "answers"), schedule.new(number), schedule.size, pool, classes)
 
 # %% ../../nbs/study/records.ipynb #8852804c
 def whole_lines(
@@ -173,4 +185,4 @@ def finished(path: Path | str) -> bool:
     "Whether the run's file holds all its rounds. Raises `ValueError` if it is damaged."
     if not Path(path).exists(): return False
     head, records = read_run(path)
-    return head is not None and bool(records) and not due(head["config"], len(records) - 1)[1]
+    return head is not None and bool(records) and not schedule_in(head).new(len(records) - 1)

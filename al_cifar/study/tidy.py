@@ -19,11 +19,12 @@ from ..loop.config import PROTOCOLS, Config, label
 from ..loop.measures import MEASURES
 from ..loop.rounds import PARTS
 from ..loop.settings import fields_with
+from .records import schedule_in
 from .runs import whole_config
 
 # %% ../../nbs/study/tidy.ipynb #712b87ce
 RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "oracle",
-                  "epsilon", "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner"]
+                  "epsilon", "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner", "n_answers"]
 ROUND_COLUMNS = ["fingerprint", "streams", "engine", "accuracies", "n_wrong", "class_counts",
                  *(f"seconds_{part}" for part in PARTS)]
 
@@ -78,8 +79,8 @@ def rows_of(
     if head is None: return []
     columns = all_columns() if columns is None else columns
     cells = round_cells if {*columns} - {*RESULT_COLUMNS} else dict  # a record has what the results need
-    pick, run = itemgetter(*columns), run_cells(head)
-    return [pick(cells(record) | run) for record in records]
+    pick, run, answers = itemgetter(*columns), run_cells(head), schedule_in(head).answers
+    return [pick(cells(record) | run | {"n_answers": answers(record["round"])}) for record in records]
 
 # %% ../../nbs/study/tidy.ipynb #51100ae9
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")

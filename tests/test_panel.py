@@ -1,0 +1,171 @@
+"""Panels and repeated questions: a run with several answers about an image is as exact as any other."""
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+from scipy.stats import multivariate_normal
+
+from al_cifar.data import load_data
+from al_cifar.loop import TOY, Config, new_run, outcome, simulate
+from al_cifar.loop.run import luck_of
+from al_cifar.oracle.panel import correlated, shared_luck
+from al_cifar.study import load_results, read_run, run_id, run_study
+from al_cifar.study.cohort import cohorts_of, simulate_cohort
+from al_cifar.study.runs import header, parse_run
+
+QUICK = replace(TOY, epochs=1, epsilon=.3)
+PANEL = replace(QUICK, oracle="panel(rho=0.27)")
+VARIANTS = [PANEL, replace(QUICK, oracle="panel(of='fatigue')", epsilon=0.)]
+
+
+def named(config): return config.oracle
+
+
+@pytest.fixture(scope="module")
+def digits(): return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def whole(digits):
+    "Every variant, run once."
+    return {config: outcome(simulate(config, digits)) for config in VARIANTS}
+
+
+# Laws
+
+def test_second_is_wrong_as_often_as_in_cifar10n():
+    rate, rho, n = .176, .27, 1_000_000
+    first, common, u = np.random.default_rng(3).random((3, n))
+    second = correlated(u, shared_luck(first, common, rho), rho)
+    t = ndtri(rate)
+    closed = multivariate_normal([0, 0], [[1, rho], [rho, 1]]).cdf([t, t])/rate
+    wrong = first < rate
+    found = (second < rate)[wrong].mean()
+    assert abs(closed - .29) < .005
+    assert abs(found - closed) < 4*np.sqrt(closed*(1 - closed)/wrong.sum())
+    assert abs((second < rate).mean() - rate) < 4*np.sqrt(rate*(1 - rate)/n)
+
+
+def test_construction_given_the_first_has_the_law_of_one_factor():
+    "Equation (2) against equation (1) as it stands: three answers, all eight outcomes."
+    rate, rho, n = .3, .5, 400_000
+    g = np.random.default_rng(4)
+    first, common, *others = g.random((4, n))
+    shared = shared_luck(first, common, rho)
+    ours = np.stack([first, *(correlated(u, shared, rho) for u in others)]) < rate
+    plain = np.sqrt(rho)*g.normal(size=n) + np.sqrt(1 - rho)*g.normal(size=(3, n)) < ndtri(rate)
+    shares = [np.bincount(np.array([4, 2, 1]) @ wrong, minlength=8)/n for wrong in (ours, plain)]
+    assert abs(shares[0] - shares[1]).max() < 5*np.sqrt(.25*2/n)
+
+
+def test_luck_of_a_run(digits):
+    run, plain = new_run(PANEL, digits), new_run(QUICK, digits)
+    assert np.array_equal(luck_of(run, 0, 0), plain.luck)
+    scores = ndtri([luck_of(run, j, visit)[0] for j in range(3) for visit in range(2)])
+    found = np.corrcoef(scores)[np.triu_indices(6, 1)]
+    assert abs(found - .27).max() < 4/np.sqrt(len(run.labels))
+    uncorrelated = new_run(replace(PANEL, oracle="panel"), digits)
+    for j, visit in ((1, 0), (2, 0), (0, 1)):
+        assert np.array_equal(luck_of(uncorrelated, j, visit), run.streams("noise", j, visit).random((2, 1297)))
+
+
+def test_difficulty_is_common_where_noise_is(digits):
+    def shared(strategy, **more): return new_run(replace(PANEL, strategy=strategy, **more), digits).shared
+    assert np.array_equal(shared("random"), shared("kmeans"))
+    assert not np.array_equal(shared("random", independent=("noise",)), shared("kmeans", independent=("noise",)))
+
+
+# Identities
+
+@pytest.mark.parametrize("oracle", ["panel(size=1)", "panel(size=1, rho=0.5)"])
+def test_panel_of_one_is_its_member(oracle, digits):
+    plain = outcome(simulate(QUICK, digits))
+    assert outcome(simulate(replace(QUICK, oracle=oracle), digits)) == plain
+
+
+def test_panel_shares_its_first_answers_with_the_annotator(digits, whole):
+    plain, panel = outcome(simulate(QUICK, digits))[0], whole[PANEL][0]
+    assert plain["queried"][:6] == panel["queried"]  # of random
+    assert plain["answers"][:6] == panel["answers"][::3]
+
+
+# Runs
+
+@pytest.mark.parametrize("config", VARIANTS, ids=named)
+def test_resumes_after_every_round(config, digits, whole):
+    for done in range(1, len(whole[config])):
+        assert outcome(simulate(config, digits, whole[config][:done])) == whole[config][done:]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=named)
+def test_lockstep_is_serial(config, digits, whole):
+    worlds = [config, replace(config, strategy="kmeans"), replace(config, replication=1)]
+    together = list(zip(*simulate_cohort(worlds, digits)))
+    assert outcome(together[0]) == whole[config]
+    for one, records in zip(worlds[1:], together[1:]): assert outcome(records) == outcome(simulate(one, digits))
+
+
+def test_a_cohort_has_one_schedule(digits):
+    jobs = {name: (config, digits) for name, config in (("one", QUICK), ("three", PANEL), ("two", replace(QUICK, epsilon=.1)))}
+    assert sorted(map(sorted, cohorts_of(jobs, 10))) == [["one", "two"], ["three"]]
+    with pytest.raises(ValueError, match="schedule must be the same for all runs of a cohort"):
+        simulate_cohort([QUICK, PANEL], digits)
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=named)
+def test_file_cut_anywhere_goes_on(config, digits, whole, tmp_path):
+    [path] = run_study([config], tmp_path, digits, progress=False)
+    text = path.read_bytes()
+    assert outcome(read_run(path)[1]) == whole[config]
+    ends = [i + 1 for i, byte in enumerate(text) if byte == ord("\n")]
+    for cut in (ends[0], ends[0] + 9, ends[1], ends[2] - 3):
+        path.write_bytes(text[:cut])
+        run_study([config], tmp_path, digits, progress=False)
+        assert outcome(read_run(path)[1]) == whole[config]
+
+
+def test_results_count_answers(digits, tmp_path):
+    run_study([QUICK, PANEL], tmp_path, digits, progress=False)
+    frame = load_results(tmp_path)
+    counts = frame.groupby("oracle")[["n_labels", "n_answers"]].agg(list)
+    assert counts.loc["uniform"].tolist() == [[20, 40, 60]]*2
+    assert counts.loc["panel(rho=0.27)"].tolist() == [[20, 26, 32], [20, 38, 56]]
+
+
+# Strict records
+
+@pytest.mark.parametrize("change, message", [
+    ({"answers": [0]*6}, "answers must be 18 numbers, got 6"),
+    ({"answers": [0]*17 + [10]}, "answers must be below 10, got 10"),
+    ({"queried": [0]*6}, "queried must be different images"),
+    ({"n_labels": 40}, "expected n_labels 20, got 40")])
+def test_strict_about_a_panel(change, message, digits, whole):
+    lines = [header(PANEL, digits), whole[PANEL][0] | change]
+    del lines[0]["format"]  # lines without checksums
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    with pytest.raises(ValueError, match=message): parse_run(text, "x")
+
+
+def test_replay_refuses_another_vote(digits, whole):
+    first = whole[PANEL][0]
+    votes = [(first["answers"][0] + 1) % 10, *first["answers"][1:]]
+    with pytest.raises(ValueError, match="belongs to another run: answers differ"):
+        simulate(PANEL, digits, [first | {"answers": votes}])
+
+
+# Bad input
+
+@pytest.mark.parametrize("given, message", [
+    (dict(oracle="panel(size=0)"), "size of panel must be at least 1"),
+    (dict(oracle="panel(rho=1.0)"), r"rho of panel must be in \[0, 1\)"),
+    (dict(oracle="panel(of='nobody')"), "oracle must be one of"),
+    (dict(oracle="panel(of='human')"), "luck of its own, not human"),
+    (dict(oracle="panel(votes='mean')"), "votes of panel must be one of"),
+    (dict(oracle="panel(size=21)"), "size of panel must be at most batch=20, got 21"),
+    (dict(oracle="panel", budget=61), "budget must leave at least 3 answers"),
+    (dict(oracle="panel", noisy_initial=True), "noisy_initial must be False for a panel"),
+    (dict(oracle="panel(of='fatigue')"), "epsilon must be 0 for panel")])
+def test_bad_input(given, message):
+    with pytest.raises(ValueError, match=message): replace(QUICK, **given)
