@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
+from .relabel import RELABELS
 from .schedule import check_schedule
 from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
@@ -54,6 +55,7 @@ class Config:
     strategy: str = setting("random", "strategy", named(STRATEGIES), "which images are asked about")
     candidates: int | None = setting(None, "strategy", whole(), "images seen a round; None: the whole pool")
     augment_scoring: bool | None = setting(None, "strategy", FLAG, "score through a random crop and flip")
+    relabel: str = setting("none", "strategy", named(RELABELS), "which labelled images are asked about again")
     oracle: str = setting("uniform", "annotator", named(ORACLES), "who answers")
     epsilon: float = setting(0.0, "annotator", SHARE, "probability that an answer is wrong")
     stochastic: bool = setting(False, "annotator", FLAG, "draw each replication's epsilon from U[0, epsilon]")
@@ -136,10 +138,11 @@ def sees_answers(config: Config) -> bool:
     except ValueError: return False  # of a stored run whose strategy is not registered
 
 def label(config: Config) -> str:
-    "The strategy as tables and figures name it: with how many images it sees, and whether it is aided."
+    "The strategy as tables and figures name it: images it sees, relabelling, whether it is aided."
     limit = "" if config.candidates is None else f" of {config.candidates}"
+    again = "" if config.relabel == "none" else f" + {config.relabel}"
     mark = " (oracle-aided)" if sees_answers(config) else ""
-    return config.strategy + limit + mark
+    return config.strategy + limit + again + mark
 
 # %% ../../nbs/loop/config.ipynb #2682a1e3
 def condition(config: Config) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
-from .asking import Predictions, Trained, ask, in_halves, pool_view
+from .asking import Predictions, Trained, ask, ask_again, in_halves, pool_view
 from .config import asked_strategy
 from .measures import Seen
 from .rounds import Clock, pick_device, tell
@@ -157,7 +157,9 @@ def one_round_together(
         queried = ask_all(here, view_of, x, clock)
         for run, member in here.items():
             own = [tests[training.identity] for training in measured(run)]
-            records[run] = tell(Seen(run, data, own, member, queried[run], run.answers(queried[run])), {})
+            with clock("select"): again = ask_again(run, member)
+            answers, more = run.replies(queried[run], again)
+            records[run] = tell(Seen(run, data, own, member, queried[run], answers, again, more), {})
         for member in trained.values(): member.predictions.known.clear()  # one stack's may fill a card
     share = {part: total/len(runs) for part, total in clock.seconds.items()}
     return [records[run] | {"seconds": dict(share)} for run in runs], room

@@ -31,6 +31,8 @@ class Seen:
     trained: Trained         # the model that selects
     queried: np.ndarray      # (k,) indices of images
     answers: np.ndarray      # (k,) labels given, by a panel several about each image
+    again: np.ndarray | None = None  # indices of images asked about again
+    answers_again: np.ndarray | None = None  # the answers about these
 
     @cached_property
     def log_probs(self) -> list[np.ndarray]:

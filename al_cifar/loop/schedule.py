@@ -8,6 +8,7 @@ __all__ = ['Schedule', 'schedule_of', 'check_schedule']
 # %% ../../nbs/loop/schedule.ipynb #e74427b3
 from typing import NamedTuple
 
+from .relabel import share_of
 from ..oracle.panel import panel_size
 
 # %% ../../nbs/loop/schedule.ipynb #1a8fe297
@@ -52,11 +53,12 @@ def _before(count, round):
 # %% ../../nbs/loop/schedule.ipynb #a120ab1d
 def schedule_of(config) -> Schedule:  # config: a Config
     "The schedule of a config."
-    size = panel_size(config.oracle)
-    return Schedule(config.initial, config.budget, config.batch, size)
+    size, share = panel_size(config.oracle), share_of(config.relabel)
+    spare = not (share and config.noisy_initial)
+    return Schedule(config.initial, config.budget, config.batch, size, share, spare)
 
 def check_schedule(config) -> None:  # config: a Config
-    "A `ValueError` if a panel is too large for the schedule of a config."
+    "A `ValueError` if a panel is too large for the schedule of a config, or a share too small or large."
     schedule = schedule_of(config)
     size, rest = schedule.size, (config.budget - config.initial) % config.batch
     if size > 1 and config.noisy_initial:
@@ -66,3 +68,7 @@ def check_schedule(config) -> None:  # config: a Config
     if 0 < rest < size:
         raise ValueError(f"budget must leave at least {size} answers, one of each annotator, for the last "
                          f"round, got {config.budget}, which leaves {rest}")
+    questions = config.batch//size
+    if schedule.share and not schedule._replace(initial=0, budget=2*config.batch).again(1):
+        raise ValueError(f"relabel must ask about at least one image again, and about a new one, with the "
+                         f"{questions} questions of a round, got {config.relabel}")

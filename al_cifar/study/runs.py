@@ -83,7 +83,8 @@ def _machine(device):
 
 def _asking(schedule):
     "What of a schedule is not in the config as numbers; nothing for a run like the paper's."
-    return {"panel_size": schedule.size} if schedule.size > 1 else {}
+    size = {"panel_size": schedule.size} if schedule.size > 1 else {}
+    return size | ({"again_share": schedule.share} if schedule.share else {})
 
 # %% ../../nbs/study/runs.ipynb #b0e32467
 def header(
