@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 from al_cifar.data import load_data
 from al_cifar.loop import TOY, advance, fit, new_run, outcome, selector, simulate, start_run
-from al_cifar.loop.run import luck_of
+from al_cifar.loop.run import luck_of, shared_of
 from al_cifar.model.inference import infer
 from al_cifar.oracle.panel import correlated, shared_luck
 from al_cifar.study import load_results, read_run, run_id, run_study
@@ -77,7 +77,7 @@ def test_luck_of_a_run(digits):
 
 
 def test_difficulty_is_common_where_noise_is(digits):
-    def shared(strategy, **more): return new_run(replace(PANEL, strategy=strategy, **more), digits).shared
+    def shared(strategy, **more): return shared_of(new_run(replace(PANEL, strategy=strategy, **more), digits), .27)
     assert np.array_equal(shared("random"), shared("kmeans"))
     assert not np.array_equal(shared("random", independent=("noise",)), shared("kmeans", independent=("noise",)))
 

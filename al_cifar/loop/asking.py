@@ -17,6 +17,7 @@ from ..data.images import ImageData
 from .config import asked_strategy
 from .relabel import Asked, pick_again
 from .run import Run, training_labels
+from .schedule import schedule_of
 from .training import crops_of, draw_crops
 from ..model.inference import infer
 from ..model.learner import Learner
@@ -184,7 +185,7 @@ def ask_again(
     trained: Trained,  # the model that selects
 ) -> np.ndarray:       # (k,) int64 indices of images
     "Which images `run` asks about again, by its relabelling."
-    k, rows = run.schedule.again(run.round), np.flatnonzero(run.asked)
+    k, rows = schedule_of(run.config).again(run.round), np.flatnonzero(run.asked)
     if not k: return np.array([], dtype=np.int64)
     logits_of = lambda: trained.predictions.rows(trained.m, rows)[0]
     asked = Asked(run.labels[rows], run.votes[rows], run.priority[rows], run.annotator.n_classes, logits_of)

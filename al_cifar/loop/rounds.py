@@ -17,7 +17,7 @@ from ..data.images import ImageData
 from .asking import Predictions, Trained, ask, ask_again, pool_view
 from .config import Config
 from .measures import Seen, measures_of
-from .run import Run, advance, start_run
+from .run import Run, advance, replies, start_run
 from .training import committee, fit, measured, selector, trainings_of
 from ..model.inference import infer
 from ..strategies.view import PoolView
@@ -84,7 +84,7 @@ def one_round(run: Run, data: ImageData, x: torch.Tensor) -> dict:
     view = pool_view(run, data, trained, tuple(asked))
     with clock("select"): queried, again = ask(run, view), ask_again(run, trained)
     clock.look(view)
-    answers, more = run.replies(queried, again)
+    answers, more = replies(run, queried, again)
     return tell(Seen(run, data, tests, trained, queried, answers, again, more), clock.seconds)
 
 # %% ../../nbs/loop/rounds.ipynb #7dd80a0b

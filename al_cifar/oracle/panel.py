@@ -46,7 +46,8 @@ def check_panel(size: int, of: str, rho: float, votes: str) -> None:
     "A `ValueError` for a number out of range, an unknown annotator or an unknown rule."
     if size < 1: raise ValueError(f"size of panel must be at least 1 annotator, got {size!r}")
     if not 0 <= rho < 1: raise ValueError(f"rho of panel must be in [0, 1), got {rho!r}")
-    if votes not in VOTES: raise ValueError(f"votes of panel must be one of {', '.join(VOTES)}, got {votes!r}")
+    rules = ", ".join(VOTES)
+    if votes not in VOTES: raise ValueError(f"votes of panel must be one of {rules}, got {votes!r}")
     check_of(of)
 
 # %% ../../nbs/oracle/panel.ipynb #458e5fe2
@@ -94,4 +95,4 @@ def panel_size(
 ) -> int:
     "How many answers a question costs."
     component, values = ORACLES.find(text)
-    return values["size"] if component.make is Panel else 1
+    return values["size"] if component.name == "panel" else 1

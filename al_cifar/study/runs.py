@@ -103,7 +103,8 @@ def header(
         "epsilon_drawn": drawn_epsilon(config, streams), "initial_set": first.tolist(),
         "dataset": data.name, "fingerprint": data.fingerprint, "pool": len(y), "streams": STREAMS_VERSION,
         "sources": own_sources(config) if sources is None else sources, "engine": engine, "format": FORMAT,
-        **_asking(schedule_of(config)), **_machine(pick_device(config.device)), "started": now.isoformat(timespec="seconds")}
+        **_asking(schedule_of(config)),
+        **_machine(pick_device(config.device)), "started": now.isoformat(timespec="seconds")}
 
 # %% ../../nbs/study/runs.ipynb #d3bb6405
 def whole_config(head: dict) -> dict:
