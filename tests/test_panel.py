@@ -9,12 +9,13 @@ from scipy.special import ndtri, softmax
 from scipy.stats import multivariate_normal
 
 from al_cifar.data import load_data
-from al_cifar.loop import TOY, advance, fit, new_run, outcome, selector, simulate, start_run
+from al_cifar.loop import RELABELS, TOY, advance, fit, new_run, outcome, selector, simulate, start_run
 from al_cifar.loop.run import luck_of, shared_of
 from al_cifar.model.inference import infer
 from al_cifar.oracle.panel import correlated, shared_luck
 from al_cifar.study import load_results, read_run, run_id, run_study
 from al_cifar.study.cohort import cohorts_of, simulate_cohort
+from al_cifar.study.estimate import images_of
 from al_cifar.study.runs import header, parse_run
 
 QUICK = replace(TOY, epochs=1, epsilon=.3)
@@ -193,6 +194,34 @@ def test_results_count_answers(digits, tmp_path):
     counts = frame.groupby("oracle")[["n_labels", "n_answers"]].agg(list)
     assert counts.loc["uniform"].tolist() == [[20, 40, 60]]*2
     assert counts.loc["panel(rho=0.27)"].tolist() == [[20, 26, 32], [20, 38, 56]]
+
+
+def test_estimate_knows_how_many_labels_there_are(digits):
+    trained, _ = images_of(PANEL, digits)
+    assert trained == PANEL.epochs*(20 + 26 + 32)
+
+
+def test_rule_of_ones_own(digits, tmp_path):
+    "Its file can be read where nobody has registered it."
+    @RELABELS.register("toy_latest")
+    def toy_latest(asked, *, share=.25): return asked.priority/len(asked.priority)
+    try:
+        config = replace(QUICK, relabel="toy_latest")
+        [path] = run_study([config], tmp_path, digits, progress=False)
+    finally: del RELABELS.components["toy_latest"]
+    head, records = read_run(path)
+    assert [len(r["asked_again"]) for r in records] == [0, 5, 0] and list(head["sources"]) == ["relabel"]
+    frame = load_results(tmp_path)
+    assert frame.n_labels.tolist() == [20, 40, 55] and frame.n_answers.tolist() == [20, 40, 60]
+    assert set(frame.strategy) == {"random + toy_latest"}
+
+
+def test_rule_without_a_share():
+    RELABELS.register("toy_shareless")(lambda asked: asked.priority)
+    try:
+        with pytest.raises(ValueError, match="relabel toy_shareless must have a parameter share"):
+            replace(QUICK, relabel="toy_shareless")
+    finally: del RELABELS.components["toy_shareless"]
 
 
 # Strict records
