@@ -32,6 +32,7 @@ def tallies(
     np.add.at(said, (column % size, image, votes[image, column]), 1)
     return said
 
+# %% ../../nbs/oracle/votes.ipynb #8561b619
 def class_probs(
     said: np.ndarray,    # (size, n, C) from tallies; every image has a vote
     smoothing: float = .01,  # pseudo-count of each cell
