@@ -28,6 +28,7 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "gumbel":     (12, ("round", "draw")),
     "candidates": (13, ("round",)),
     "masks":      (14, ("evaluator", "round", "epoch")),
+    "difficulty": (15, ()),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

@@ -49,22 +49,23 @@ def plot_learning_curves(
     curves = learning_curves(df, interval) if "accuracy" in df else df
     conditions = condition_order(curves["condition"])
     titles = panel_titles(conditions, dataset or dataset_of(df))
+    counted = df.attrs.get("counted", "labels")  # answers for results by_answers
     if ax is None:
         height = _height(curves["strategy"].nunique())
         with panels(titles, height=height) as (fig, axes):
-            _draw_learning_curves(axes, conditions, curves)
+            _draw_learning_curves(axes, conditions, curves, counted)
         return fig
     if len(conditions) > 1: raise ValueError(f"ax is one axis, the frame has the conditions {conditions}")
-    with plt.rc_context(STYLE): _draw_learning_curves([ax], conditions, curves)
+    with plt.rc_context(STYLE): _draw_learning_curves([ax], conditions, curves, counted)
     return ax.figure
 
-def _draw_learning_curves(axes, conditions, curves):
+def _draw_learning_curves(axes, conditions, curves, counted):
     "Draw the curves of each condition on its axis."
     styles = strategy_styles(curves["strategy"])
     for ax, condition in zip(axes, conditions):
         here = curves[curves["condition"] == condition]
         _draw_curves(ax, here, "mean", styles)
-        ax.set(xlabel="number of labels", ylabel="test accuracy (%)")
+        ax.set(xlabel=f"number of {counted}", ylabel="test accuracy (%)")
     for ax in axes: label_lines(ax)
 
 # %% ../../nbs/analysis/plots.ipynb #82e90d38

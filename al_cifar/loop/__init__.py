@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEANT', 'PRESETS', 'PROTOCOLS', 'TOY', 'Config', 'asked_strategy', 'check_config', 'check_fields', 'label',
-           'streams_of', 'ROLES', 'Setting', 'fields_with', 'settings_of', 'settings_table', 'Run', 'advance',
-           'annotator_of', 'drawn_epsilon', 'initial_set', 'new_run', 'start_run', 'Training', 'fit', 'measured',
-           'selector', 'Predictions', 'Trained', 'ask', 'pool_of', 'pool_view', 'MEASURES', 'Seen', 'measure',
-           'measures_table', 'one_round', 'outcome', 'pick_device', 'simulate', 'tell', 'predict_test', 'train_all',
-           'lockstep', 'cross_fitted']
+           'streams_of', 'RELABELS', 'ROLES', 'Setting', 'fields_with', 'settings_of', 'settings_table', 'Run',
+           'advance', 'annotator_of', 'drawn_epsilon', 'initial_set', 'new_run', 'start_run', 'Training', 'fit',
+           'measured', 'selector', 'Predictions', 'Trained', 'ask', 'pool_of', 'pool_view', 'MEASURES', 'Seen',
+           'measure', 'measures_table', 'one_round', 'outcome', 'pick_device', 'simulate', 'tell', 'predict_test',
+           'train_all', 'lockstep', 'cross_fitted']
 
 # %% ../../nbs/05_loop.ipynb #516ca84c
 from .asking import Predictions, Trained, ask, pool_of, pool_view
@@ -17,6 +17,7 @@ from .config import (
 from .difficulty import cross_fitted
 from .lockstep import lockstep
 from .measures import MEASURES, Seen, measure, measures_table
+from .relabel import RELABELS
 from .rounds import one_round, outcome, pick_device, simulate, tell, predict_test, train_all
 from .run import Run, advance, annotator_of, drawn_epsilon, initial_set, new_run, start_run
 from .settings import ROLES, Setting, fields_with, settings_of, settings_table
@@ -25,7 +26,7 @@ from .training import Training, fit, measured, selector
 # %% ../../nbs/05_loop.ipynb #3b389978
 _all_ = [
     "MEANT", "PRESETS", "PROTOCOLS", "TOY", "Config", "asked_strategy", "check_config", "check_fields",
-    "label", "streams_of", "ROLES", "Setting", "fields_with", "settings_of", "settings_table",
+    "label", "streams_of", "RELABELS", "ROLES", "Setting", "fields_with", "settings_of", "settings_table",
     "Run", "advance", "annotator_of", "drawn_epsilon", "initial_set", "new_run", "start_run",
     "Training", "fit", "measured", "selector", "Predictions", "Trained", "ask", "pool_of", "pool_view",
     "MEASURES", "Seen", "measure", "measures_table", "one_round", "outcome", "pick_device", "simulate",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_halves', 'Predictions', 'round_keys', 'pool_of', 'infer_augmented', 'Trained', 'dropout_mask', 'gumbel_numbers',
-           'tested', 'answers', 'pool_view', 'ask']
+           'tested', 'answers', 'pool_view', 'ask', 'ask_again']
 
 # %% ../../nbs/loop/asking.ipynb #2a5a0958
 from collections.abc import Callable
@@ -15,7 +15,9 @@ import torch
 
 from ..data.images import ImageData
 from .config import asked_strategy
+from .relabel import Asked, pick_again
 from .run import Run, training_labels
+from .schedule import schedule_of
 from .training import crops_of, draw_crops
 from ..model.inference import infer
 from ..model.learner import Learner
@@ -176,3 +178,15 @@ def ask(
     if run.wanted <= 0: return np.array([], dtype=np.int64)
     pool = view.index.copy()  # ours, whatever a strategy does to the view
     return pool[select(asked_strategy(run.config), view, run.wanted, run.streams("query", run.round))]
+
+# %% ../../nbs/loop/asking.ipynb #8f3a5810
+def ask_again(
+    run: Run,
+    trained: Trained,  # the model that selects
+) -> np.ndarray:       # (k,) int64 indices of images
+    "Which images `run` asks about again, by its relabelling."
+    k, rows = schedule_of(run.config).again(run.round), np.flatnonzero(run.asked)
+    if not k: return np.array([], dtype=np.int64)
+    logits_of = lambda: trained.predictions.rows(trained.m, rows)[0]
+    asked = Asked(run.labels[rows], run.votes[rows], run.priority[rows], run.annotator.n_classes, logits_of)
+    return rows[pick_again(run.config.relabel, asked, k)]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
+from .relabel import RELABELS
+from .schedule import check_schedule
 from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
@@ -53,13 +55,14 @@ class Config:
     strategy: str = setting("random", "strategy", named(STRATEGIES), "which images are asked about")
     candidates: int | None = setting(None, "strategy", whole(), "images seen a round; None: the whole pool")
     augment_scoring: bool | None = setting(None, "strategy", FLAG, "score through a random crop and flip")
+    relabel: str = setting("none", "strategy", named(RELABELS), "which labelled images are asked about again")
     oracle: str = setting("uniform", "annotator", named(ORACLES), "who answers")
     epsilon: float = setting(0.0, "annotator", SHARE, "probability that an answer is wrong")
     stochastic: bool = setting(False, "annotator", FLAG, "draw each replication's epsilon from U[0, epsilon]")
     noisy_initial: bool = setting(False, "annotator", FLAG, "the annotator labels the initial set, too")
     initial: int = setting(100, "schedule", whole(), "labelled images at the start")
-    budget: int = setting(2000, "schedule", whole(), "labelled images at the end")
-    batch: int = setting(100, "schedule", whole(), "images queried a round; the last round may query fewer")
+    budget: int = setting(2000, "schedule", whole(), "answers bought in the end, initial labels included")
+    batch: int = setting(100, "schedule", whole(), "answers bought a round; the last round may buy fewer")
     stratified: bool | None = setting(None, "schedule", FLAG, "initial set equally many per class")
     evaluators: int = setting(1, "schedule", MANY, "trainings that measure a round; the first selects")
     model: str = setting("simple_cnn", "learner", named(MODELS), "the network")
@@ -87,8 +90,8 @@ class Config:
 
 # %% ../../nbs/loop/config.ipynb #f16716f6
 def has_level(oracle: str) -> bool:
-    "Whether epsilon means something to the annotator of that text."
-    return getattr(ORACLES.find(oracle)[0].make, "has_level", True)
+    "Whether epsilon means something to the annotator of that text, and to those of a panel."
+    return all(getattr(component.make, "has_level", True) for component, _ in parts(ORACLES, oracle))
 
 def check_components(config: Config) -> None:
     "A `ValueError` where the annotator or the strategy does not go with other fields of `config`."
@@ -113,6 +116,7 @@ def check_fields(config: Config) -> None:
     if config.candidates is not None and config.candidates < config.batch:
         raise ValueError(f"candidates must be at least batch={config.batch}, got {config.candidates}")
     check_components(config)
+    check_schedule(config)
 
 # %% ../../nbs/loop/config.ipynb #d250c66d
 def resolved(config: Config) -> Config:
@@ -134,10 +138,11 @@ def sees_answers(config: Config) -> bool:
     except ValueError: return False  # of a stored run whose strategy is not registered
 
 def label(config: Config) -> str:
-    "The strategy as tables and figures name it: with how many images it sees, and whether it is aided."
+    "The strategy as tables and figures name it: images it sees, relabelling, whether it is aided."
     limit = "" if config.candidates is None else f" of {config.candidates}"
+    again = "" if config.relabel == "none" else f" + {config.relabel}"
     mark = " (oracle-aided)" if sees_answers(config) else ""
-    return config.strategy + limit + mark
+    return config.strategy + limit + again + mark
 
 # %% ../../nbs/loop/config.ipynb #2682a1e3
 def condition(config: Config) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
-from .asking import Predictions, Trained, ask, in_halves, pool_view
+from .asking import Predictions, Trained, ask, ask_again, in_halves, pool_view
 from .config import asked_strategy
 from .measures import Seen
 from .rounds import Clock, pick_device, tell
-from .run import Run, advance
+from .run import Run, advance, replies
 from .training import Training, committee, fit, measured, selector, trainings_of
 from ..model.inference import infer
 from ..model.learner import MODELS, Learner
@@ -157,7 +157,9 @@ def one_round_together(
         queried = ask_all(here, view_of, x, clock)
         for run, member in here.items():
             own = [tests[training.identity] for training in measured(run)]
-            records[run] = tell(Seen(run, data, own, member, queried[run], run.answers(queried[run])), {})
+            with clock("select"): again = ask_again(run, member)
+            answers, more = replies(run, queried[run], again)
+            records[run] = tell(Seen(run, data, own, member, queried[run], answers, again, more), {})
         for member in trained.values(): member.predictions.known.clear()  # one stack's may fill a card
     share = {part: total/len(runs) for part, total in clock.seconds.items()}
     return [records[run] | {"seconds": dict(share)} for run in runs], room

@@ -30,7 +30,9 @@ class Seen:
     tests: list[np.ndarray]  # (T, C) logits, one array per evaluator
     trained: Trained         # the model that selects
     queried: np.ndarray      # (k,) indices of images
-    answers: np.ndarray      # (k,) labels given
+    answers: np.ndarray      # (k,) labels given, by a panel several about each image
+    again: np.ndarray | None = None  # indices of images asked about again
+    answers_again: np.ndarray | None = None  # the answers about these
 
     @cached_property
     def log_probs(self) -> list[np.ndarray]:
@@ -123,7 +125,9 @@ def wrong_confidence(seen: Seen) -> float | None:
 @measure("a whole number")
 def queried_wrong(seen: Seen) -> int:
     "wrong answers among those just given"
-    return int((seen.answers != seen.run.true[seen.queried]).sum())
+    each = len(seen.answers)//max(len(seen.queried), 1)  # answers about an image
+    truth = np.repeat(seen.run.true[seen.queried], each)
+    return int((seen.answers != truth).sum())
 
 # %% ../../nbs/loop/measures.ipynb #c4473b80
 @measure("a number of at least 0, or nothing for a batch of fewer than two")

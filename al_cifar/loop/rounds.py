@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
-from .asking import Predictions, Trained, ask, pool_view
+from .asking import Predictions, Trained, ask, ask_again, pool_view
 from .config import Config
 from .measures import Seen, measures_of
-from .run import Run, advance, start_run
+from .run import Run, advance, replies, start_run
 from .training import committee, fit, measured, selector, trainings_of
 from ..model.inference import infer
 from ..strategies.view import PoolView
@@ -66,10 +66,12 @@ def tell(seen: Seen, seconds: dict) -> dict:
     run, labelled = seen.run, seen.run.labelled
     accuracies = [float(right.mean()) for right in seen.right]
     counts = np.bincount(run.true[labelled], minlength=seen.data.n_classes)
+    again = {} if run.config.relabel == "none" else {
+        "asked_again": seen.again.tolist(), "answers_again": seen.answers_again.tolist()}
     return {"round": run.round, "n_labels": len(labelled),
             "accuracy": float(np.mean(accuracies)), "accuracies": accuracies,
             "n_wrong": len(seen.wrong), "class_counts": counts.tolist(), **measures_of(seen),
-            "queried": seen.queried.tolist(), "answers": seen.answers.tolist(), "seconds": seconds}
+            "queried": seen.queried.tolist(), "answers": seen.answers.tolist(), **again, "seconds": seconds}
 
 # %% ../../nbs/loop/rounds.ipynb #bf30ac3a
 def one_round(run: Run, data: ImageData, x: torch.Tensor) -> dict:
@@ -80,9 +82,10 @@ def one_round(run: Run, data: ImageData, x: torch.Tensor) -> dict:
     with clock("evaluate"): tests = [predict_test(member, data) for member in tested]
     trained = models[selector(run).identity]
     view = pool_view(run, data, trained, tuple(asked))
-    with clock("select"): queried = ask(run, view)
+    with clock("select"): queried, again = ask(run, view), ask_again(run, trained)
     clock.look(view)
-    return tell(Seen(run, data, tests, trained, queried, run.answers(queried)), clock.seconds)
+    answers, more = replies(run, queried, again)
+    return tell(Seen(run, data, tests, trained, queried, answers, again, more), clock.seconds)
 
 # %% ../../nbs/loop/rounds.ipynb #7dd80a0b
 def pick_device(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..components import parts
 from .annotator import ORACLES, Annotator
 
 # %% ../../nbs/oracle/trial.ipynb #d5ef4df1
@@ -197,8 +198,8 @@ def check_oracle(
 ) -> None:
     "Hold an annotator to the contract; an `AssertionError` names the annotator and the clause it broke."
     n_classes = n_classes if data is None else data.n_classes
-    make, component = ORACLES.make(text), ORACLES.find(text)[0]
-    has_level = getattr(component.make, "has_level", True)
+    make = ORACLES.make(text)
+    has_level = all(getattr(one.make, "has_level", True) for one, _ in parts(ORACLES, text))
     bad_levels = [-.1, 1.1, float("nan")]
     if not has_level: levels, bad_levels = (0.,), [*bad_levels, .1]
     of_level = lambda epsilon: make(epsilon, n_classes)

@@ -21,6 +21,7 @@ from ..loop.config import Config
 from ..loop.lockstep import lockstep
 from ..loop.rounds import pick_device
 from ..loop.run import start_run
+from ..loop.schedule import schedule_of
 from ..loop.settings import fields_with
 from ..model.learner import MODELS
 from .dispatch import run_here
@@ -35,7 +36,7 @@ def step_of(config: Config) -> dict:
     "The fields in which runs must agree to go in lockstep, with their values."
     config = config.resolved()
     names = [field.name for field in fields(Config) if field.name not in MAY_DIFFER]
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in names} | {"schedule": tuple(schedule_of(config))}
 
 def check_together(configs: list[Config]) -> None:
     "Raise a `ValueError` that names the first field in which `configs` differ and should not."

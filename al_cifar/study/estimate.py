@@ -16,6 +16,7 @@ import torch
 from ..data.images import ImageData
 from ..loop.config import Config, asked_strategy
 from ..loop.rounds import pick_device
+from ..loop.schedule import schedule_of
 from ..model.inference import infer
 from ..model.learner import MODELS, draw_weights
 from ..model.losses import LOSSES
@@ -23,7 +24,7 @@ from ..model.stopping import STOPPING
 from ..model.training import Epoch, threads, train
 from ..strategies.contract import sources_of
 from .cohort import members_that_fit
-from .records import finished
+from .records import finished, rounds_in
 from .runs import run_id
 
 # %% ../../nbs/study/estimate.ipynb #b28eb272
@@ -36,7 +37,7 @@ def passes_over_pool(config: Config) -> int:
 def images_of(config: Config, data: ImageData) -> tuple[int, int]:
     "Images a run trains on, and images it scores; at most, if a training may stop early."
     config = config.resolved()
-    sizes = [*range(config.initial, config.budget, config.batch), config.budget]
+    sizes = [schedule_of(config).labels(number) for number in range(rounds_in(config))]
     pools = [len(data.y_train) - n for n in sizes[:-1]]
     seen = [min(n, config.candidates or n) for n in pools]
     trainings = config.evaluators + (config.selector_labels != config.measured_labels)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MOST_BYTES', 'KINDS', 'RECORD_KEYS', 'HEADER_KINDS', 'HEADER_KEYS', 'SCHEDULE', 'CONFIG_KINDS',
-           'CONFIG_KEYS', 'as_line', 'parse_line', 'Kind', 'check_kinds', 'check_header', 'rounds_in', 'due',
-           'check_round', 'check_record', 'are_of_kinds', 'check_records', 'whole_lines', 'parse_run', 'read_run',
-           'finished']
+           'CONFIG_KEYS', 'as_line', 'parse_line', 'Kind', 'check_kinds', 'check_header', 'rounds_in', 'schedule_in',
+           'check_asked', 'check_round', 'check_record', 'are_of_kinds', 'check_records', 'whole_lines', 'parse_run',
+           'read_run', 'finished']
 
 # %% ../../nbs/study/records.ipynb #37a8a19f
 import json
@@ -141,10 +141,29 @@ def rounds_in(config) -> int:  # config: anything with initial, budget and batch
     "How many rounds, and so records, a run has."
     return len(range(config.initial, config.budget, config.batch)) + 1
 
-def due(config: dict, number: int) -> tuple[int, int]:
-    "How many labels round `number` has, and how many images it asks about."
-    n_labels = min(config["initial"] + number*config["batch"], config["budget"])
-    return n_labels, min(config["batch"], config["budget"] - n_labels)
+def schedule_in(head: dict) -> Schedule:
+    "The schedule of the run whose header is `head`."
+    of_config = [head["config"][name] for name in SCHEDULE]
+    size, share = head.get("panel_size", 1), head.get("again_share", 0.)
+    spare = not (share and head["config"].get("noisy_initial", False))
+    return Schedule(*of_config, size, share, spare)
+
+# %% ../../nbs/study/records.ipynb #4bf839bd
+def check_asked(
+    record: dict,
+    names: tuple[str, str],  # of the images asked about, and of the answers, in the record
+    wanted: int,     # images
+    size: int,       # answers about each
+    pool: float,     # images that there are, inf if nobody knows
+    classes: float,  # likewise
+) -> None:
+    "A `ValueError` unless the record tells of as many different images and answers."
+    (images, answers), queried, said = names, *(record[name] for name in names)
+    for name, found, count in ((images, queried, wanted), (answers, said, wanted*size)):
+        if len(found) != count: raise ValueError(f"{name} must be {count} numbers, got {len(found)}")
+    if len(set(queried)) < wanted: raise ValueError(f"{images} must be different images, got one twice")
+    for name, found, limit in ((images, queried, pool), (answers, said, classes)):
+        if wanted and max(found) >= limit: raise ValueError(f"{name} must be below {limit}, got {max(found)}")
 
 # %% ../../nbs/study/records.ipynb #c1190c93
 def check_round(
@@ -239,4 +258,4 @@ def finished(path: Path | str) -> bool:
     "Whether the run's file holds all its rounds. Raises `ValueError` if it is damaged."
     if not Path(path).exists(): return False
     head, records = read_run(path)
-    return head is not None and bool(records) and not due(head["config"], len(records) - 1)[1]
+    return head is not None and bool(records) and not schedule_in(head).new(len(records) - 1)

@@ -47,6 +47,7 @@ def read_table(
     check_mix(mix)
     frame = guarded_frame(_parsed(path), unguarded)
     for name, was in YOUNGER.items(): frame[name] = frame.get(name, was)
+    if "n_answers" not in frame and "n_labels" in frame: frame["n_answers"] = frame["n_labels"]
     missing = [column for column in need if column not in frame]
     there = ", ".join(map(str, frame))
     if missing: raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; it has {there}")

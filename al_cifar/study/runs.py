@@ -25,6 +25,7 @@ from ..data.images import ImageData
 from ..loop.config import Config, own_sources, streams_of
 from ..loop.rounds import pick_device
 from ..loop.run import drawn_epsilon, initial_set
+from ..loop.schedule import schedule_of
 from ..loop.settings import fields_with
 from .records import FORMAT
 
@@ -80,6 +81,11 @@ def _machine(device):
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     return {"device": device, "device_name": name, "threads": torch.get_num_threads(), "versions": packages}
 
+def _asking(schedule):
+    "What of a schedule is not in the config as numbers; nothing for a run like the paper's."
+    size = {"panel_size": schedule.size} if schedule.size > 1 else {}
+    return size | ({"again_share": schedule.share} if schedule.share else {})
+
 # %% ../../nbs/study/runs.ipynb #b0e32467
 def header(
     config: Config,
@@ -97,6 +103,7 @@ def header(
         "epsilon_drawn": drawn_epsilon(config, streams), "initial_set": first.tolist(),
         "dataset": data.name, "fingerprint": data.fingerprint, "pool": len(y), "streams": STREAMS_VERSION,
         "sources": own_sources(config) if sources is None else sources, "engine": engine, "format": FORMAT,
+        **_asking(schedule_of(config)),
         **_machine(pick_device(config.device)), "started": now.isoformat(timespec="seconds")}
 
 # %% ../../nbs/study/runs.ipynb #d3bb6405

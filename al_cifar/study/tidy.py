@@ -26,7 +26,7 @@ from .runs import whole_config
 
 # %% ../../nbs/study/tidy.ipynb #712b87ce
 RESULT_COLUMNS = ["condition", "strategy", "replication", "n_labels", "accuracy", "dataset", "oracle",
-                  "epsilon", "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner"]
+                  "epsilon", "epsilon_drawn", "seed", "protocol", "crn", "evaluators", "learner", "n_answers"]
 ROUND_COLUMNS = ["fingerprint", "streams", "engine", "accuracies", "n_wrong", "class_counts",
                  *(f"seconds_{part}" for part in PARTS)]
 
