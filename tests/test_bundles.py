@@ -312,7 +312,7 @@ def test_loading_costs_what_json_costs_a_few_times(digits, tmp_path):
         for line in lines: json.loads(line)
     bare, load = (min(cost(call) for _ in range(3)) for call in (parse, lambda: load_results(folder)))
     print(f"load_results takes {load/bare:.1f} times as long as json.loads of the same lines")
-    assert load < 5*bare  # about 3
+    assert load < 5*bare  # 3.5 on a busy machine
 
 
 @pytest.mark.slow
