@@ -24,7 +24,7 @@ from ..data.images import ImageData
 from ..data.sources import load_data
 from ..loop.config import Config
 from .collect import Place, run_texts
-from .records import due, parse_run
+from .records import parse_run, schedule_in
 from .results import load_results
 from .running import run_study
 
@@ -41,7 +41,7 @@ def finished_heads(place: Place) -> list[dict]:
     heads = []
     for path, text in run_texts(place):
         head, records = parse_run(text, path)
-        whole = records and not due(head["config"], len(records) - 1)[1]
+        whole = records and not schedule_in(head).new(len(records) - 1)
         if whole: heads.append(head)
     if not heads: raise ValueError(f"{place} holds no finished run")
     return heads

@@ -22,6 +22,7 @@ from ..loop.config import PROTOCOLS, Config, label
 from ..loop.measures import MEASURES
 from ..loop.rounds import PARTS
 from ..loop.settings import fields_with
+from .records import schedule_in
 from .runs import whole_config
 
 # %% ../../nbs/study/tidy.ipynb #712b87ce
@@ -83,7 +84,7 @@ class Rows(NamedTuple):
     rounds: list[tuple]  # cells that differ: of each round a tuple, which begins with n_labels and accuracy
 
 # %% ../../nbs/study/tidy.ipynb #b10af6b2
-OF_ROUNDS = ("n_labels", "accuracy", "accuracies", "n_wrong", "class_counts",
+OF_ROUNDS = ("n_labels", "accuracy", "n_answers", "accuracies", "n_wrong", "class_counts",
              *(f"seconds_{part}" for part in PARTS))
 
 def round_columns(columns: list[str]) -> list[str]:
@@ -97,9 +98,10 @@ def rows_of(
 ) -> Rows:
     "What a run adds to the tidy frame."
     of_rounds = round_columns(all_columns() if columns is None else columns)
-    pick = itemgetter(*of_rounds)
-    if len(of_rounds) > 2: records = map(round_cells, records)  # else a record has what is wanted
-    return Rows(run_cells(head), [pick(record) for record in records])
+    pick, answers = itemgetter(*of_rounds), schedule_in(head).answers
+    if len(of_rounds) > 3: records = map(round_cells, records)  # else a record has what is wanted
+    rounds = [pick(record | {"n_answers": answers(number)}) for number, record in enumerate(records)]
+    return Rows(run_cells(head), rounds)
 
 # %% ../../nbs/study/tidy.ipynb #51100ae9
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
