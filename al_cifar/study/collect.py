@@ -62,7 +62,9 @@ def bundled(path: Path) -> Iterator[tuple[Path, bytes]]:
             for name in run_entries(archive):
                 text = read_entry(archive, name)
                 yield path/name, text[:text.rfind(b"\n") + 1]
-    except ZIP_ERRORS as error: raise ValueError(f"{path} is damaged, or no bundle: {error}") from None
+    except (*ZIP_ERRORS, OSError) as error:
+        if getattr(error, "filename", None): raise  # the file itself cannot be opened
+        raise ValueError(f"{path} is damaged, or no bundle: {error}") from None
 
 # %% ../../nbs/study/collect.ipynb #415032bb
 Place = str | os.PathLike | Iterable  # a folder, a run file, a bundle, or a list of them
