@@ -32,6 +32,10 @@ def run_entries(archive: ZipFile) -> list[str]:
     "The names of the runs in an archive. A `ValueError` names what does not belong there."
     names = Counter(archive.namelist())
     runs = [name for name in names if re.fullmatch(RUN_ENTRY, name)]
+    archive.fp.seek(-22 - len(archive.comment), os.SEEK_END)  # its last record
+    told = int.from_bytes(archive.fp.read(12)[10:], "little")
+    if told not in (len(archive.namelist()), 2**16 - 1):      # 2**16 - 1: more than fit there
+        raise ValueError(f"it says {told} entries, and has {len(archive.namelist())}")
     if not runs: raise ValueError("it holds no runs/*.jsonl")
     for name, count in names.items():
         if count > 1: raise ValueError(f"{name!r} is there twice")
