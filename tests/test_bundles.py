@@ -125,6 +125,14 @@ def changed(path, offset, value, size="<H"):
     path.write_bytes(text)
 
 
+def moved_directory(path):
+    "Say that the table of contents is behind the end of the archive."
+    text = bytearray(path.read_bytes())
+    at = text.rfind(b"PK\5\6") + 16
+    struct.pack_into("<I", text, at, struct.unpack_from("<I", text, at)[0] + 2**20)
+    path.write_bytes(text)
+
+
 @pytest.mark.parametrize("spoil", [
     lambda path: changed(path, 6, 1),             # encrypted: RuntimeError
     lambda path: changed(path, 8, 99),            # an unknown method: NotImplementedError
@@ -133,6 +141,7 @@ def changed(path, offset, value, size="<H"):
     lambda path: changed(path, 18, 9, "<I"),      # a shorter entry: EOFError
     lambda path: changed(path, 22, 2**31, "<I"),  # a longer text
     lambda path: path.write_bytes(path.read_bytes()[:40] + b"\xff"*8 + path.read_bytes()[48:]),  # zlib.error
+    lambda path: moved_directory(path),           # OSError: a place in front of the file
     lambda path: path.write_bytes(path.read_bytes()[:-9]),
     lambda path: path.write_bytes(b"")])
 def test_every_error_of_an_archive_is_one(spoil, tmp_path):

@@ -33,6 +33,10 @@ def run_entries(archive: ZipFile) -> list[str]:
     "The names of the runs in an archive. A `ValueError` names what does not belong there."
     names = Counter(archive.namelist())
     runs = [name for name in names if re.fullmatch(RUN_ENTRY, name)]
+    archive.fp.seek(-22 - len(archive.comment), os.SEEK_END)  # its last record
+    told = int.from_bytes(archive.fp.read(12)[10:], "little")
+    if told not in (len(archive.namelist()), 2**16 - 1):      # 2**16 - 1: more than fit there
+        raise ValueError(f"it says {told} entries, and has {len(archive.namelist())}")
     if not runs: raise ValueError("it holds no runs/*.jsonl")
     for name, count in names.items():
         if count > 1: raise ValueError(f"{name!r} is there twice")
@@ -63,7 +67,9 @@ def bundled(path: Path) -> Iterator[tuple[Path, bytes]]:
             for name in run_entries(archive):
                 text = read_entry(archive, name)
                 yield path/name, text[:text.rfind(b"\n") + 1]
-    except ZIP_ERRORS as error: raise ValueError(f"{path} is damaged, or no bundle: {error}") from None
+    except (*ZIP_ERRORS, OSError) as error:
+        if getattr(error, "filename", None): raise  # the file itself cannot be opened
+        raise ValueError(f"{path} is damaged, or no bundle: {error}") from None
 
 # %% ../../nbs/study/collect.ipynb #415032bb
 Place = str | os.PathLike | Iterable  # a folder, a run file, a bundle, or a list of them
