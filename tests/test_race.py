@@ -18,7 +18,7 @@ from scipy import stats
 
 from al_cifar.analysis.race_trials import normal_source, race_row, share
 from al_cifar.analysis.selection import anytime_half_width, eliminate, fixed_replications, pair_variances, precise_after
-from al_cifar.analysis.verdicts import differences, judge, measure, standings
+from al_cifar.analysis.verdicts import judge, judge_precision, precise_differences, standings
 from al_cifar.data.sources import load_data
 from al_cifar.loop.config import TOY
 from al_cifar.study.race import race, until_precise
@@ -129,8 +129,8 @@ def test_share_is_clopper_pearson():
 def test_precise_intervals_are_scipys():
     g = np.random.default_rng(1)
     areas = areas_of(g.standard_normal((200, 3)))
-    found = measure(areas, .4, "b", alpha=.1)
-    for row in differences(found).itertuples():
+    found = judge_precision(areas, .4, "b", alpha=.1)
+    for row in precise_differences(found).itertuples():
         t = stats.ttest_rel(areas[row.strategy][:found.replications], areas.b[:found.replications])
         interval = t.confidence_interval(1 - .1/2)
         assert (row.ci_low, row.ci_high) == pytest.approx((interval.low, interval.high))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Race', 'judge', 'points', 'standings', 'cost_of', 'latest', 'amount', 'race_line', 'describe_race', 'plot_race',
-           'Precision', 'measure', 'differences', 'precision_line', 'describe_precision']
+           'Precision', 'judge_precision', 'precise_differences', 'precision_line', 'describe_precision']
 
 # %% ../../nbs/analysis/verdicts.ipynb #ab13b193
 from dataclasses import dataclass
@@ -173,7 +173,8 @@ def plot_race(race: Race) -> Figure:
     height = max(2.8, .6 + .16*race.areas.shape[1])
     with panels([title], width=5, height=height) as (fig, (ax,)):
         _draw_race(ax, race, scale)
-        ax.set(xlabel="replications", ylabel=f"behind {race.winner} ({unit})")
+        ax.set(xlabel="replications", ylabel=f"difference from {race.winner}\n({unit})")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.axhspan(-scale*race.delta, 0, color="0.5", alpha=.12, lw=0)
         label_lines(ax)
     return fig
@@ -190,7 +191,7 @@ class Precision:
     reached: bool              # whether all intervals are narrow enough
     label_range: float | None
 
-def measure(
+def judge_precision(
     areas: pd.DataFrame,  # AULC, a row per replication in order, a column per strategy, no gaps
     half_width: float,    # AULC
     baseline: str = "random",
@@ -210,7 +211,7 @@ def measure(
     return Precision(areas.iloc[:n], baseline, half_width, alpha, n, r is not None, label_range)
 
 # %% ../../nbs/analysis/verdicts.ipynb #a3d0cd8a
-def differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
+def precise_differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
     "Every strategy minus the baseline, with t intervals that hold for all at once (Bonferroni)."
     d = found.areas.drop(columns=found.baseline).sub(found.areas[found.baseline], axis=0)
     half, diff = half_widths(d.to_numpy(float), len(d), found.alpha), d.mean().to_numpy()
@@ -221,7 +222,7 @@ def differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low,
 # %% ../../nbs/analysis/verdicts.ipynb #5a5017d4
 def precision_line(found: Precision) -> str:
     "One line on the intervals so far, and about how many replications they need."
-    table = differences(found)
+    table = precise_differences(found)
     widest = table.loc[table.half_width.idxmax()]
     width, wanted = (amount(w, found.label_range) for w in (widest.half_width, found.half_width))
     known = f"{found.replications} replications: widest is {widest.strategy} minus {found.baseline}, +-{width}"
@@ -232,7 +233,7 @@ def precision_line(found: Precision) -> str:
 def describe_precision(found: Precision) -> str:
     "The differences in sentences, one each."
     lines = [precision_line(found)]
-    for row in differences(found).itertuples():
+    for row in precise_differences(found).itertuples():
         side = "better than" if row.ci_low > 0 else "worse than" if row.ci_high < 0 else "not told apart from"
         interval = f"{row.diff:.3g} ({row.ci_low:.3g} to {row.ci_high:.3g}) AULC"
         lines.append(f"{row.strategy} is {side} {found.baseline}: {interval}")
