@@ -37,7 +37,8 @@ def passes_over_pool(config: Config) -> int:
 def images_of(config: Config, data: ImageData) -> tuple[int, int]:
     "Images a run trains on, and images it scores; at most, if a training may stop early."
     config = config.resolved()
-    sizes = [schedule_of(config).labels(number) for number in range(rounds_in(config))]
+    schedule = schedule_of(config)
+    sizes = [schedule.labels(number) for number in range(rounds_in(config))]
     pools = [len(data.y_train) - n for n in sizes[:-1]]
     seen = [min(n, config.candidates or n) for n in pools]
     trainings = config.evaluators + (config.selector_labels != config.measured_labels)
