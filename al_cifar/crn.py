@@ -28,6 +28,9 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "gumbel":     (12, ("round", "draw")),
     "candidates": (13, ("round",)),
     "masks":      (14, ("evaluator", "round", "epoch")),
+    "mixup":      (21, ("evaluator", "round", "epoch")),
+    "holdout":    (22, ("round",)),
+    "fresh":      (23, ("evaluator", "round", "network")),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

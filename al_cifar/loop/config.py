@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
-           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields', 'resolved',
-           'asked_strategy', 'sees_answers', 'label', 'condition', 'own_sources', 'pack_components',
-           'unpack_components', 'streams_of', 'check_config']
+           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner', 'check_fields',
+           'resolved', 'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition', 'own_sources',
+           'pack_components', 'unpack_components', 'streams_of', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
@@ -18,9 +18,10 @@ from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
 from ..model.learner import MODELS
-from ..model.losses import LOSSES
+from ..model.losses import LOSSES, is_aided_loss
+from ..model.peers import networks_of
 from ..model.reinit import REINITS
-from ..model.stopping import STOPPING, may_end_early
+from ..model.stopping import STOPPING, held_share, may_end_early, most_epochs
 from ..oracle.annotator import ORACLES
 from ..strategies.contract import STRATEGIES, is_aided
 
@@ -98,6 +99,23 @@ def check_components(config: Config) -> None:
     for component, values in parts(STRATEGIES, config.strategy):
         if "members" in component.facts: component.facts["members"](config.evaluators, **values)
 
+# %% ../../nbs/loop/config.ipynb #d32e4e57
+def check_learner(config: Config) -> None:
+    "A `ValueError` where stopping, loss and model do not go with each other or with other fields of `config`."
+    stopping, default = config.stopping or PROTOCOLS[config.protocol]["stopping"], Config.epochs
+    if config.epochs != default and most_epochs(stopping, 0):
+        raise ValueError(f"epochs must be left at {default}, since stopping={stopping!r} says with most how many "
+                         f"there may be, got {config.epochs}")
+    if held_share(stopping) and config.initial < 2:
+        raise ValueError(f"initial must be at least 2, since stopping={stopping!r} holds labels out, got 1")
+    if networks_of(config.loss) > 1 and not MODELS.find(config.model)[0].make.stacks:
+        raise ValueError(f"loss={config.loss!r} trains two networks in one: model must be of a kind that stacks, "
+                         f"got {config.model!r}")
+    known = [name for name, one in ORACLES.components.items() if "transition" in one.facts]
+    if is_aided_loss(config.loss) and ORACLES.find(config.oracle)[0].name not in known:
+        raise ValueError(f"loss={config.loss!r} needs an oracle with a transition matrix, one of "
+                         f"{', '.join(known)}, got {config.oracle!r}")
+
 # %% ../../nbs/loop/config.ipynb #3c512f72
 def check_fields(config: Config) -> None:
     "Check every field of `config`, in place; a `ValueError` says what is allowed."
@@ -113,6 +131,7 @@ def check_fields(config: Config) -> None:
     if config.candidates is not None and config.candidates < config.batch:
         raise ValueError(f"candidates must be at least batch={config.batch}, got {config.candidates}")
     check_components(config)
+    check_learner(config)
 
 # %% ../../nbs/loop/config.ipynb #d250c66d
 def resolved(config: Config) -> Config:
@@ -138,6 +157,13 @@ def label(config: Config) -> str:
     limit = "" if config.candidates is None else f" of {config.candidates}"
     mark = " (oracle-aided)" if sees_answers(config) else ""
     return config.strategy + limit + mark
+
+# %% ../../nbs/loop/config.ipynb #bf952317
+def loss_label(loss: str) -> str:
+    "The loss as tables name it: with a mark if it is known here and is told how the annotator errs."
+    try: aided = is_aided_loss(loss)
+    except ValueError: aided = False  # of a stored run whose loss is not registered
+    return f"{loss} (oracle-aided)" if aided else loss
 
 # %% ../../nbs/loop/config.ipynb #2682a1e3
 def condition(config: Config) -> str:

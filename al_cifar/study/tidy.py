@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from ..loop.config import PROTOCOLS, Config, label
+from ..loop.config import PROTOCOLS, Config, label, loss_label
 from ..loop.measures import MEASURES
 from ..loop.rounds import PARTS
 from ..loop.settings import fields_with
@@ -37,7 +37,8 @@ def learner_of(head: dict) -> str:
     config = whole_config(head)
     default = whole_config({"config": {}}) | PROTOCOLS.get(config["protocol"], {})
     differ = [name for name in fields_with(Config, "learner") if config[name] != default[name]]
-    return " ".join(f"{name}={config[name]}" for name in differ) or "default"
+    shown = {**config, "loss": loss_label(config["loss"])}
+    return " ".join(f"{name}={shown[name]}" for name in differ) or "default"
 
 # %% ../../nbs/study/tidy.ipynb #f28007ea
 def run_cells(head: dict) -> dict:
