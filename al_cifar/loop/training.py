@@ -8,6 +8,7 @@ __all__ = ['purposes_of', 'Training', 'selector', 'measured', 'committee', 'trai
            'held_loss', 'weights_stream', 'state_before', 'new_model', 'catch_up', 'remember', 'fit']
 
 # %% ../../nbs/loop/training.ipynb #744d9165
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,7 +32,7 @@ from ..model.training import Epoch, augment, train
 from ..oracle.annotator import ORACLES
 from ..strategies.contract import sources_of
 
-# %% ../../nbs/loop/training.ipynb #8f7cd184
+# %% ../../nbs/loop/training.ipynb #a5cc9800
 def purposes_of(config: Config) -> list[str]:
     "For which purposes a training draws random numbers."
     draws_fresh, _ = start_facts(config.reinit)
@@ -104,7 +105,7 @@ def trainings_of(run: Run) -> list[Training]:
     "All trainings of a round of `run`; some of them may be equal."
     return [*committee(run), *measured(run)]
 
-# %% ../../nbs/loop/training.ipynb #b96e5501
+# %% ../../nbs/loop/training.ipynb #97b4ddb7
 def held_images(run: Run) -> np.ndarray:  # (n,) indices, ascending
     "The labelled images that no training of this round learns, because they decide when it stops."
     share, labelled = held_share(run.config.stopping), run.labelled
@@ -118,7 +119,7 @@ def learned_images(run: Run) -> np.ndarray:  # (n,) indices, ascending
     "The labelled images that the trainings of this round learn."
     return np.setdiff1d(run.labelled, held_images(run), assume_unique=True)
 
-# %% ../../nbs/loop/training.ipynb #60b94141
+# %% ../../nbs/loop/training.ipynb #6a55c3c6
 def targets_of(training: Training, index: np.ndarray) -> np.ndarray:
     "What is learned about the images `index`: labels (n,) int64, or for an aided loss rows (n, C) float32."
     run, labels = training.run, training.labels_of(index)
@@ -173,7 +174,7 @@ def draw_epoch(
         rows.append((keys.argsort(kind="stable"), *others))
     return [np.stack(part) for part in zip(*rows)]
 
-# %% ../../nbs/loop/training.ipynb #ed41e91b
+# %% ../../nbs/loop/training.ipynb #b8dfcb84
 def draw_pairs(trainings: list[Training], data: ImageData, epoch: int) -> dict:
     "`partner` and `weight`, (M, n) each, of one epoch of several trainings; nothing if images are not mixed."
     alpha = mixing_alpha(trainings[0].run.config.loss)
@@ -208,12 +209,16 @@ def look_at(training: Training, data: ImageData, x: torch.Tensor) -> Callable:
     run, looks = training.run, looks_of(training.run.config.stopping)
     index = held_images(run) if looks == "held" else learned_images(run)
     labels = torch.from_numpy(training.labels_of(index)).to(x.device)
+    known = torch.from_numpy(learned_images(run)).to(x.device)
     def measure(model: Learner, epoch: int) -> float:
-        seen, first = x[torch.from_numpy(index).to(x.device)], model.fold().pick([0])
-        if looks == "held": return held_loss(first, seen, labels, run.config.precision)
+        seen = x[torch.from_numpy(index).to(x.device)]
         if looks == "crops":
             draws = draw_crops(data, run.streams("stopping", training.evaluator, run.round, epoch))
             seen = crops_of(seen, [draw[index] for draw in draws], data, run.config.crop_fill)
+        elif run.config.batch_norm == "labelled":  # as the model is used in the end
+            model = estimate_norms(copy.deepcopy(model), x[known].repeat(1, model.members, 1, 1))
+        first = model.fold().pick([0])
+        if looks == "held": return held_loss(first, seen, labels, run.config.precision)
         return accuracy(first, seen, labels, run.config.precision)
     return measure
 
@@ -222,7 +227,7 @@ def held_loss(folded: Learner, x: torch.Tensor, y: torch.Tensor, precision: str)
     logits, _ = infer(folded, x, batch=min(len(x), 125), precision=precision)
     return F.cross_entropy(logits, y).item()
 
-# %% ../../nbs/loop/training.ipynb #3ed6c8ef
+# %% ../../nbs/loop/training.ipynb #5faf7fac
 def weights_stream(training: Training, network: int) -> np.random.Generator:
     "The generator of the initial weights of a training's first network, number 0, or of its peer."
     run, evaluator = training.run, training.evaluator
@@ -248,7 +253,7 @@ def new_model(trainings: list[Training], data: ImageData, device) -> Learner:
     REINITS.make(config.reinit)(model, generators, state_before(trainings))
     return model.to(device)
 
-# %% ../../nbs/loop/training.ipynb #271ffdce
+# %% ../../nbs/loop/training.ipynb #5433f2fa
 def catch_up(trainings: list[Training], data: ImageData, x: torch.Tensor) -> None:
     "Train again what earlier rounds ended with, if `trainings` start from that and it is lost."
     run = trainings[0].run

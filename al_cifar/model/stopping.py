@@ -30,7 +30,7 @@ def may_end_early(
     "Whether a training with this rule may end before its last epoch: yes, unless the rule says early=False."
     return STOPPING.find(text)[0].facts.get("early", True)
 
-# %% ../../nbs/model/stopping.ipynb #ce50a9d1
+# %% ../../nbs/model/stopping.ipynb #d97ebdd8
 def looks_of(text: str) -> str:
     "What the rule measures: crops, plain or held."
     return STOPPING.find(text)[0].facts.get("looks", "crops")
@@ -64,7 +64,7 @@ class Plateau:
         self.best = max(measured, self.best)
         return self.waited >= 3 and self.epochs >= 6
 
-# %% ../../nbs/model/stopping.ipynb #7a2a6395
+# %% ../../nbs/model/stopping.ipynb #e887f24a
 def check_converged(accuracy: float, most: int) -> None:
     "A `ValueError` for a number out of range."
     if not 0 < accuracy <= 1: raise ValueError(f"accuracy of converged must be above 0 and at most 1, got {accuracy}")
@@ -84,7 +84,7 @@ def converged(
         return seen[-1] >= accuracy
     return rule
 
-# %% ../../nbs/model/stopping.ipynb #d87f3db9
+# %% ../../nbs/model/stopping.ipynb #6bd7037e
 def check_validation(share: float, patience: int, most: int) -> None:
     "A `ValueError` for a number out of range."
     if not 0 < share < 1: raise ValueError(f"share of validation must be above 0 and below 1, got {share}")
@@ -117,7 +117,7 @@ class Validation:
         if over: model.load_state_dict(self.state)
         return over
 
-# %% ../../nbs/model/stopping.ipynb #9bf1ae9d
+# %% ../../nbs/model/stopping.ipynb #efd319d6
 def held_share(text: str) -> float:
     "The share of the labelled images that the rule holds out; 0 if it does not."
     return STOPPING.find(text)[1]["share"] if looks_of(text) == "held" else 0.
