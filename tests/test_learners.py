@@ -22,8 +22,8 @@ from al_cifar.forms.form import EXPERIMENT
 from al_cifar.loop import TOY, Config, simulate
 from al_cifar.loop.rounds import one_round, outcome, predict_test, train_all
 from al_cifar.loop.run import advance, start_run
-from al_cifar.loop.training import (
-    Training, epochs_of, fit, held_images, learned_images, measured, new_model, selector, targets_of)
+from al_cifar.loop.learned import held_images, learned_images, targets_of
+from al_cifar.loop.training import Training, epochs_of, fit, measured, new_model, selector
 from al_cifar.model.inference import normalise
 from al_cifar.model.training import train
 from al_cifar.oracle.annotator import ORACLES
@@ -76,7 +76,7 @@ def test_later_rounds_differ_by_start():
 def test_limits_are_cross_entropy_to_the_last_bit(same): assert outcomes(**same) == outcomes()
 
 
-@pytest.mark.parametrize("same", [dict(loss="gce(q=1e-6)"), dict(loss="forward", epsilon=0.), dict(loss="forward", oracle="pair_flip", epsilon=0.),
+@pytest.mark.parametrize("same", [dict(loss="gce(q=1e-6)"), dict(loss="forward"), dict(loss="forward", oracle="pair_flip"),
                                   dict(loss="co_teaching(forget=0.0)")], ids=str)
 def test_limits_are_cross_entropy_up_to_rounding(same):
     logits = [predict_logits(one_epoch(**change)) for change in (dict(epsilon=0.), dict(epsilon=0.) | same)]
@@ -120,7 +120,8 @@ def test_a_warm_run_is_a_plain_training_that_goes_on():
         index, epochs = run.labelled, epochs_of([training], DIGITS, model)
         x, y = DIGITS.x_train[index][None], torch.from_numpy(run.labels[index])[None]
         train(model, x, y, epochs, pad=DIGITS.pad, batch=20)
-        assert torch.equal(model.fold()(normalise(DIGITS.x_test[:50])), fit([training], DIGITS, DIGITS.x_train)(normalise(DIGITS.x_test[:50])))
+        shown = normalise(DIGITS.x_test[:50])
+        assert torch.equal(model.fold()(shown), fit([training], DIGITS, DIGITS.x_train)(shown))
         if number < 2: next_round(run)
 
 
@@ -130,7 +131,8 @@ def test_shrink_and_perturb_by_hand():
     [last] = run.weights[selector(run).at(0).identity]
     bound = 128**-.5  # of a uniform draw, by the fan in
     fresh = run.streams("fresh", 0, 1, 0)
-    for shape in ((32, 3, 3, 3), (32,), (64, 32, 3, 3), (64,), (64, 64, 3, 3), (64,), (128, 256), (128,)): fresh.uniform(size=shape)
+    before = (32, 3, 3, 3), (32,), (64, 32, 3, 3), (64,), (64, 64, 3, 3), (64,), (128, 256), (128,)  # layers in front
+    for shape in before: fresh.uniform(size=shape)
     new = torch.from_numpy(fresh.uniform(-bound, bound, (10, 128))).float()
     assert torch.allclose(new_model([selector(run)], DIGITS, "cpu").classify.weight, .4*last["classify.weight"] + .1*new)
 
@@ -165,7 +167,8 @@ def test_stopping_never_sees_the_test_set(stopping):
 
 
 def test_validation_keeps_its_best_epoch():
-    run = run_of(stopping="validation(share=0.3, patience=4, most=12)", initial=60, budget=80)
+    wrong = dict(noisy_initial=True, epsilon=.6)  # the loss held out rises soon
+    run = run_of(stopping="validation(share=0.3, patience=8, most=60)", initial=100, budget=120, **wrong)
     training, losses, states = selector(run), [], []
     model = new_model([training], DIGITS, "cpu")
     held, learned = held_images(run), learned_images(run)
@@ -175,19 +178,19 @@ def test_validation_keeps_its_best_epoch():
         losses.append(F.cross_entropy(logits, torch.from_numpy(run.labels[held])).item())
         states.append(model.fold()(normalise(DIGITS.x_test[:50])).detach())
         since = len(losses) - 1 - int(np.argmin(losses))
-        return since >= 4
+        return since >= 8
     train(model, x[None], y[None], epochs_of([training], DIGITS, model), pad=DIGITS.pad, batch=20, after_epoch=watch)
     best = states[int(np.argmin(losses))]
     kept = fit([training], DIGITS, DIGITS.x_train)(normalise(DIGITS.x_test[:50]))
     assert torch.allclose(best, kept, atol=1e-5)
-    assert len(losses) < 12 or np.argmin(losses) < 11  # otherwise the last epoch is the best, and nothing was tested
+    assert 9 < len(losses) < 60  # the best epoch is neither the first nor the last
 
 
 def test_forward_uses_the_annotators_own_matrix_and_only_for_its_answers():
     matrix = tuple(tuple(.6 if a == b else .4 if b == (a + 3) % 10 else 0. for b in range(10)) for a in range(10))
     run = run_of(loss="forward", oracle=f"confusion(matrix={matrix})", epsilon=.4)
     next_round(run)
-    rows = targets_of(selector(run), run.labelled)
+    rows = targets_of(run, "given", run.labelled)
     for image, row in zip(run.labelled, rows):
         label = run.labels[image]
         expected = np.eye(10)[label] if image in run.earlier[0][0] else np.array(matrix)[:, label]
@@ -281,7 +284,7 @@ BAD = [(dict(loss="gce(q=0.0)"), "q of gce must be above 0"), (dict(loss="gce(q=
        (dict(loss="co_teaching(forget=1)"), "forget of co_teaching must be at least 0 and below 1"),
        (dict(loss="co_teaching(ramp=0)"), "ramp of co_teaching must be at least 1"),
        (dict(loss="co_teaching(ramp=2.5)"), "ramp of co_teaching must be of kind int"),
-       (dict(loss="forward", oracle="fatigue"), "needs an oracle with a transition matrix, one of uniform"),
+       (dict(loss="forward", oracle="fatigue"), "needs an oracle with a transition matrix, one of "),
        (dict(stopping="validation(share=0)"), "share of validation must be above 0"),
        (dict(stopping="validation(share=1)"), "share of validation must be above 0 and below 1"),
        (dict(stopping="validation(patience=0)"), "patience of validation must be at least 1"),

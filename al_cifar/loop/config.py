@@ -99,18 +99,18 @@ def check_components(config: Config) -> None:
     for component, values in parts(STRATEGIES, config.strategy):
         if "members" in component.facts: component.facts["members"](config.evaluators, **values)
 
-# %% ../../nbs/loop/config.ipynb #d32e4e57
+# %% ../../nbs/loop/config.ipynb #e32cd54c
 def check_learner(config: Config) -> None:
-    "A `ValueError` where stopping, loss and model do not go with each other or with other fields of `config`."
+    "A `ValueError` where stopping, loss, model and other fields of `config` do not go together."
     stopping, default = config.stopping or PROTOCOLS[config.protocol]["stopping"], Config.epochs
     if config.epochs != default and most_epochs(stopping, 0):
-        raise ValueError(f"epochs must be left at {default}, since stopping={stopping!r} says with most how many "
-                         f"there may be, got {config.epochs}")
+        raise ValueError(f"epochs must be left at {default}, since stopping={stopping!r} says with most how "
+                         f"many there may be, got {config.epochs}")
     if held_share(stopping) and config.initial < 2:
         raise ValueError(f"initial must be at least 2, since stopping={stopping!r} holds labels out, got 1")
     if networks_of(config.loss) > 1 and not MODELS.find(config.model)[0].make.stacks:
-        raise ValueError(f"loss={config.loss!r} trains two networks in one: model must be of a kind that stacks, "
-                         f"got {config.model!r}")
+        raise ValueError(f"loss={config.loss!r} trains two networks in one: model must be of a kind that "
+                         f"stacks, got {config.model!r}")
     known = [name for name, one in ORACLES.components.items() if "transition" in one.facts]
     if is_aided_loss(config.loss) and ORACLES.find(config.oracle)[0].name not in known:
         raise ValueError(f"loss={config.loss!r} needs an oracle with a transition matrix, one of "
@@ -158,7 +158,7 @@ def label(config: Config) -> str:
     mark = " (oracle-aided)" if sees_answers(config) else ""
     return config.strategy + limit + mark
 
-# %% ../../nbs/loop/config.ipynb #bf952317
+# %% ../../nbs/loop/config.ipynb #a17aa287
 def loss_label(loss: str) -> str:
     "The loss as tables name it: with a mark if it is known here and is told how the annotator errs."
     try: aided = is_aided_loss(loss)

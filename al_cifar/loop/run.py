@@ -63,7 +63,7 @@ class Run:
     answered: int = 0     # answers the annotator has given
     round: int = 0
     finished: bool = False
-    earlier: list = field(default_factory=list)  # for each round before: (n,) labelled images and their labels
+    earlier: list = field(default_factory=list)  # of each round before: its labelled images and their labels
     weights: dict = field(default_factory=dict)  # what trainings of the last rounds ended with, by identity
 
     @property
@@ -142,7 +142,7 @@ def start_run(
     for record in records: advance(run, record)
     return run
 
-# %% ../../nbs/loop/run.ipynb #d5a6ffc9
+# %% ../../nbs/loop/run.ipynb #9054ded6
 def as_it_was(run: Run, number: int) -> Run:
     "The run in an earlier round, to train again; it shares the weights that are kept."
     index, given = run.earlier[number]

@@ -10,7 +10,7 @@ __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'draw_weights', 'dropout_
            'ring', 'check_co_teaching', 'chooser_of', 'co_teaching', 'exchanged', 'kept_images', 'networks_of', 'FILLS',
            'Epoch', 'augment', 'kept_of', 'masked_logits', 'mini_batches', 'padded', 'threads', 'toy_epochs',
            'toy_learner', 'train', 'STOPPING', 'Plateau', 'Validation', 'check_converged', 'check_validation',
-           'converged', 'fixed', 'held_share', 'looks_of', 'may_end_early', 'most_epochs', 'TailAverage',
+           'converged', 'fixed', 'held_loss', 'held_share', 'looks_of', 'may_end_early', 'most_epochs', 'TailAverage',
            'estimate_norms', 'REINITS', 'check_warm', 'fresh', 'join_states', 'split_state', 'start_facts', 'theta0',
            'warm']
 
@@ -28,8 +28,8 @@ from al_cifar.model.training import (
     FILLS, Epoch, augment, kept_of, masked_logits, mini_batches, padded, threads, toy_epochs, toy_learner,
     train)
 from .stopping import (
-    STOPPING, Plateau, Validation, check_converged, check_validation, converged, fixed, held_share, looks_of,
-    may_end_early, most_epochs)
+    STOPPING, Plateau, Validation, check_converged, check_validation, converged, fixed, held_loss, held_share,
+    looks_of, may_end_early, most_epochs)
 from .steady import TailAverage, estimate_norms
 from .reinit import (
     REINITS, check_warm, fresh, join_states, split_state, start_facts, theta0, warm)
@@ -45,6 +45,6 @@ _all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights", "dropout_of
          "FILLS", "Epoch", "augment", "kept_of", "masked_logits", "mini_batches", "padded", "threads", "toy_epochs",
          "toy_learner", "train",
          "STOPPING", "Plateau", "Validation", "check_converged", "check_validation", "converged", "fixed",
-         "held_share", "looks_of", "may_end_early", "most_epochs",
+         "held_loss", "held_share", "looks_of", "may_end_early", "most_epochs",
          "TailAverage", "estimate_norms",
          "REINITS", "check_warm", "fresh", "join_states", "split_state", "start_facts", "theta0", "warm"]

@@ -16,7 +16,8 @@ from .losses import LOSSES, cross_entropy
 # %% ../../nbs/model/peers.ipynb #befa6a41
 def check_co_teaching(forget: float, ramp: int) -> None:
     "A `ValueError` unless the share is in [0, 1) and the ramp has an epoch."
-    if not 0 <= forget < 1: raise ValueError(f"forget of co_teaching must be at least 0 and below 1, got {forget}")
+    if not 0 <= forget < 1:
+        raise ValueError(f"forget of co_teaching must be at least 0 and below 1, got {forget}")
     if ramp < 1: raise ValueError(f"ramp of co_teaching must be at least 1 epoch, got {ramp}")
 
 @LOSSES.register("co_teaching", check=check_co_teaching, networks=2)

@@ -28,13 +28,13 @@ def fresh(model: Learner, generators: list, before: dict | None) -> Learner:
     "Weights that no other round starts from; the generators make the difference."
     return draw_weights(model, *generators)
 
-# %% ../../nbs/model/reinit.ipynb #3a798d78
+# %% ../../nbs/model/reinit.ipynb #e5b7021e
 def start_facts(text: str) -> tuple[bool, bool]:
     "Whether the start `text` draws fresh weights in every round, and whether it looks at the last round's."
     facts = REINITS.find(text)[0].facts
     return facts.get("fresh", False), facts.get("warm", False)
 
-# %% ../../nbs/model/reinit.ipynb #bd34dfd4
+# %% ../../nbs/model/reinit.ipynb #ba1416ec
 def split_state(model: Learner) -> list[dict]:
     "Weights and buffers of each member, by name, as copies on the CPU."
     def part(value, m):
@@ -48,7 +48,7 @@ def join_states(states: list[dict]) -> dict:
     def whole(values): return torch.cat(values) if values[0].ndim else values[0]
     return {name: whole([state[name] for state in states]) for name in states[0]}
 
-# %% ../../nbs/model/reinit.ipynb #f766997c
+# %% ../../nbs/model/reinit.ipynb #b05bfc3e
 def check_warm(shrink: float, noise: float) -> None:
     "A `ValueError` unless `shrink` is in [0, 1] and `noise` is at least 0."
     if not 0 <= shrink <= 1: raise ValueError(f"shrink of warm must be in [0, 1], got {shrink}")

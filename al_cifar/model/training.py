@@ -151,8 +151,7 @@ def train(
             if after_epoch and after_epoch(model, optimiser): break
     return model
 
-def _in_a_row(y):
-    "What the members are to learn, one member after the other: (M*n,), or (M*n, C) if `y` is float."
+def _in_a_row(y):  # the members' labels (M*n,), or rows (M*n, C) if y is float
     return y.flatten(0, -2) if y.is_floating_point() else y.flatten()
 
 def _logits(model, images, kept, precision):
