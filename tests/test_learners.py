@@ -2,9 +2,7 @@
 
 Formulas and gradients of the losses are held to slow definitions on their own pages, `nbs/model/losses.ipynb` and its neighbours.
 """
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -223,41 +221,41 @@ from dataclasses import replace
 from al_cifar.data import load_data
 from al_cifar.loop import TOY
 from al_cifar.study import run_study
-config = replace(TOY, budget=200, epochs=3, train_batch=20, strategy="least_confidence", epsilon=.3, evaluators=2,
+config = replace(TOY, budget=int(sys.argv[2]), epochs=3, strategy="least_confidence", epsilon=.3,
                  reinit="warm(shrink=0.6, noise=0.1)", measured_labels="true")
 if __name__ == "__main__": run_study([config], sys.argv[1], load_data("digits"), progress=False)
 """
 
 
-def killed_and_resumed(folder, kills, seed):
-    "The records of a warm run whose process was killed -9 `kills` times, at random moments, and of one left alone."
-    script, g, spaced = folder/"script.py", random.Random(seed), dict(stdin=subprocess.DEVNULL)
+def killed_and_resumed(folder, kills, seed, budget):
+    "Records of a warm run left alone and of one killed -9 at random moments, and how often it was killed."
+    script, g = folder/"script.py", random.Random(seed)
     script.write_text(SCRIPT)
-    subprocess.run([sys.executable, script, folder/"alone"], check=True, **spaced)
+    def command(name): return dict(args=[sys.executable, script, folder/name, str(budget)], stdin=subprocess.DEVNULL)
     def on_disk(): return sum(path.read_bytes().count(b"\n") for path in (folder/"killed").glob("*.jsonl"))
-    happened = 0
-    while happened < kills:
-        process, before = subprocess.Popen([sys.executable, script, folder/"killed"], **spaced), on_disk()
-        while on_disk() < before + g.randint(1, 2) and process.poll() is None: time.sleep(.005)
-        time.sleep(g.random()*.3)
+    def records(name): return [outcome(read_run(path)[1]) for path in (folder/name).glob("*.jsonl")]
+    subprocess.run(**command("alone"), check=True)
+    for happened in range(kills + 1):
+        process, wanted = subprocess.Popen(**command("killed")), on_disk() + g.randint(1, 2)
+        if happened == kills: break
+        while on_disk() < wanted and process.poll() is None: time.sleep(.005)
+        time.sleep(g.random()*.1)
         if process.poll() is not None: break
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-        happened += 1
-    subprocess.run([sys.executable, script, folder/"killed"], check=True, **spaced)
-    [alone], [killed] = ([outcome(read_run(path)[1]) for path in (folder/name).glob("*.jsonl")] for name in ("alone", "killed"))
-    return alone, killed, happened
+    assert process.wait() == 0
+    return *records("alone"), *records("killed"), happened
 
 
 def test_a_warm_run_killed_resumes_to_the_same_bits(tmp_path):
-    alone, killed, happened = killed_and_resumed(tmp_path, 2, seed=0)
-    assert happened == 2 and len(alone) == 10 and alone == killed
+    alone, killed, happened = killed_and_resumed(tmp_path, 1, seed=0, budget=120)
+    assert happened == 1 and len(alone) == 6 and alone == killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_warm_run_killed_often_resumes_to_the_same_bits(tmp_path, seed):
-    alone, killed, happened = killed_and_resumed(tmp_path, 5, seed)
+    alone, killed, happened = killed_and_resumed(tmp_path, 5, seed, budget=300)
     assert happened >= 3 and alone == killed
 
 
