@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
-           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields', 'resolved',
-           'asked_strategy', 'sees_answers', 'label', 'condition', 'own_sources', 'pack_components',
-           'unpack_components', 'streams_of', 'check_config']
+           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner', 'check_fields',
+           'resolved', 'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition', 'own_sources',
+           'pack_components', 'unpack_components', 'streams_of', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
@@ -101,6 +101,23 @@ def check_components(config: Config) -> None:
     for component, values in parts(STRATEGIES, config.strategy):
         if "members" in component.facts: component.facts["members"](config.evaluators, **values)
 
+# %% ../../nbs/loop/config.ipynb #e32cd54c
+def check_learner(config: Config) -> None:
+    "A `ValueError` where stopping, loss, model and other fields of `config` do not go together."
+    stopping, default = config.stopping or PROTOCOLS[config.protocol]["stopping"], Config.epochs
+    if config.epochs != default and most_epochs(stopping, 0):
+        raise ValueError(f"epochs must be left at {default}, since stopping={stopping!r} says with most how "
+                         f"many there may be, got {config.epochs}")
+    if held_share(stopping) and config.initial < 2:
+        raise ValueError(f"initial must be at least 2, since stopping={stopping!r} holds labels out, got 1")
+    if networks_of(config.loss) > 1 and not MODELS.find(config.model)[0].make.stacks:
+        raise ValueError(f"loss={config.loss!r} trains two networks in one: model must be of a kind that "
+                         f"stacks, got {config.model!r}")
+    known = [name for name, one in ORACLES.components.items() if "transition" in one.facts]
+    if is_aided_loss(config.loss) and ORACLES.find(config.oracle)[0].name not in known:
+        raise ValueError(f"loss={config.loss!r} needs an oracle with a transition matrix, one of "
+                         f"{', '.join(known)}, got {config.oracle!r}")
+
 # %% ../../nbs/loop/config.ipynb #3c512f72
 def check_fields(config: Config) -> None:
     "Check every field of `config`, in place; a `ValueError` says what is allowed."
@@ -143,6 +160,13 @@ def label(config: Config) -> str:
     again = "" if config.relabel == "none" else f" + {config.relabel}"
     mark = " (oracle-aided)" if sees_answers(config) else ""
     return config.strategy + limit + again + mark
+
+# %% ../../nbs/loop/config.ipynb #a17aa287
+def loss_label(loss: str) -> str:
+    "The loss as tables name it: with a mark if it is known here and is told how the annotator errs."
+    try: aided = is_aided_loss(loss)
+    except ValueError: aided = False  # of a stored run whose loss is not registered
+    return f"{loss} (oracle-aided)" if aided else loss
 
 # %% ../../nbs/loop/config.ipynb #2682a1e3
 def condition(config: Config) -> str:

@@ -172,6 +172,7 @@ def lockstep(
 ) -> Iterator[list[dict]]:
     "Yield the records of `runs`, a list a round, until the budget is spent. Raises as `one_round_together`."
     x = data.x_train.to(pick_device(runs[0].config.device))
+    for run in runs: run.weights = runs[0].weights  # a training that is done once serves several runs
     while not runs[0].finished:
         records, together = one_round_together(runs, data, x, together)
         for run, record in zip(runs, records): advance(run, record)

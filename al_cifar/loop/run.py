@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['initial_set', 'drawn_epsilon', 'annotator_of', 'Run', 'shared_of', 'luck_of', 'luck_at', 'hear', 'replies', 'new_run',
-           'check_queried', 'check_again', 'advance', 'start_run', 'training_labels']
+           'check_queried', 'check_again', 'advance', 'start_run', 'as_it_was', 'initial_images', 'training_labels']
 
 # %% ../../nbs/loop/run.ipynb #5b81a5df
 from collections.abc import Iterable
@@ -206,6 +206,18 @@ def start_run(
     run = new_run(config, data)
     for record in records: advance(run, record)
     return run
+
+# %% ../../nbs/loop/run.ipynb #9054ded6
+def as_it_was(run: Run, number: int) -> Run:
+    "The run in an earlier round, to train again; it shares the weights that are kept."
+    index, given = run.earlier[number]
+    labels = np.full(len(run.labels), -1)
+    labels[index] = given
+    return replace(run, labels=labels, round=number, earlier=run.earlier[:number])
+
+def initial_images(run: Run) -> np.ndarray:  # (n,) indices, ascending
+    "The images that were labelled at the start."
+    return run.earlier[0][0] if run.earlier else run.labelled
 
 # %% ../../nbs/loop/run.ipynb #077e0022
 def training_labels(

@@ -4,30 +4,47 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'draw_weights', 'dropout_of', 'NORMS', 'GroupedLinear', 'SimpleCNN',
-           'check_norm', 'check_simple_cnn', 'accuracy', 'cast', 'infer', 'normalise', 'toy_images', 'LOSSES',
-           'cross_entropy', 'FILLS', 'Epoch', 'augment', 'kept_of', 'masked_logits', 'mini_batches', 'padded',
-           'threads', 'toy_epochs', 'toy_learner', 'train', 'STOPPING', 'Plateau', 'fixed', 'may_end_early',
-           'TailAverage', 'estimate_norms', 'REINITS', 'theta0']
+           'check_norm', 'check_simple_cnn', 'accuracy', 'cast', 'infer', 'normalise', 'toy_images', 'LOG_ZERO',
+           'LOSSES', 'check_gce', 'check_sce', 'check_smoothing', 'cross_entropy', 'forward', 'gce', 'is_aided_loss',
+           'sce', 'Pairs', 'check_mixup', 'draw_mixing', 'losses_of', 'mixed', 'mixing_alpha', 'mixup', 'pairs_in',
+           'ring', 'check_co_teaching', 'chooser_of', 'co_teaching', 'exchanged', 'kept_images', 'networks_of', 'FILLS',
+           'Epoch', 'augment', 'kept_of', 'masked_logits', 'mini_batches', 'padded', 'threads', 'toy_epochs',
+           'toy_learner', 'train', 'STOPPING', 'Plateau', 'Validation', 'check_converged', 'check_validation',
+           'converged', 'fixed', 'held_loss', 'held_share', 'looks_of', 'may_end_early', 'most_epochs', 'TailAverage',
+           'estimate_norms', 'REINITS', 'check_warm', 'fresh', 'join_states', 'split_state', 'start_facts', 'theta0',
+           'warm']
 
 # %% ../../nbs/01_model.ipynb #8d1e1ec3
 from .learner import MODELS, Cost, Learner, check_model, draw_weights, dropout_of
 from .simple_cnn import NORMS, GroupedLinear, SimpleCNN, check_norm, check_simple_cnn
 from .inference import accuracy, cast, infer, normalise, toy_images
-from .losses import LOSSES, cross_entropy
+from .losses import (
+    LOG_ZERO, LOSSES, check_gce, check_sce, check_smoothing, cross_entropy, forward, gce, is_aided_loss, sce)
+from .mixup import (
+    Pairs, check_mixup, draw_mixing, losses_of, mixed, mixing_alpha, mixup, pairs_in, ring)
+from .peers import (
+    check_co_teaching, chooser_of, co_teaching, exchanged, kept_images, networks_of)
 from al_cifar.model.training import (
     FILLS, Epoch, augment, kept_of, masked_logits, mini_batches, padded, threads, toy_epochs, toy_learner,
     train)
-from .stopping import STOPPING, Plateau, fixed, may_end_early
+from .stopping import (
+    STOPPING, Plateau, Validation, check_converged, check_validation, converged, fixed, held_loss, held_share,
+    looks_of, may_end_early, most_epochs)
 from .steady import TailAverage, estimate_norms
-from .reinit import REINITS, theta0
+from .reinit import (
+    REINITS, check_warm, fresh, join_states, split_state, start_facts, theta0, warm)
 
 # %% ../../nbs/01_model.ipynb #2c71409e
 _all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights", "dropout_of",
          "NORMS", "GroupedLinear", "SimpleCNN", "check_norm", "check_simple_cnn",
          "accuracy", "cast", "infer", "normalise", "toy_images",
-         "LOSSES", "cross_entropy",
+         "LOG_ZERO", "LOSSES", "check_gce", "check_sce", "check_smoothing", "cross_entropy", "forward", "gce",
+         "is_aided_loss", "sce",
+         "Pairs", "check_mixup", "draw_mixing", "losses_of", "mixed", "mixing_alpha", "mixup", "pairs_in", "ring",
+         "check_co_teaching", "chooser_of", "co_teaching", "exchanged", "kept_images", "networks_of",
          "FILLS", "Epoch", "augment", "kept_of", "masked_logits", "mini_batches", "padded", "threads", "toy_epochs",
          "toy_learner", "train",
-         "STOPPING", "Plateau", "fixed", "may_end_early",
+         "STOPPING", "Plateau", "Validation", "check_converged", "check_validation", "converged", "fixed",
+         "held_loss", "held_share", "looks_of", "may_end_early", "most_epochs",
          "TailAverage", "estimate_norms",
-         "REINITS", "theta0"]
+         "REINITS", "check_warm", "fresh", "join_states", "split_state", "start_facts", "theta0", "warm"]

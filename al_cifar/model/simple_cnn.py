@@ -33,6 +33,7 @@ class GroupedLinear(nn.Linear):
 NORMS = {
     "batch": lambda channels, members: nn.BatchNorm2d(channels),
     "group": lambda channels, members: nn.GroupNorm(8*members, channels),
+    "none": lambda channels, members: nn.Identity(),
 }
 
 def check_norm(norm: str) -> None:
@@ -58,7 +59,7 @@ class SimpleCNN(Learner):
         shape: tuple = (3, 32, 32),  # channels, height, width
         members: int = 1,            # networks side by side along the channels
         *,
-        norm: str = "batch",         # or "group": 8 groups of channels in each image
+        norm: str = "batch",         # "group": 8 groups of channels in each image; or "none"
         dropout: float = 0.,         # share of the embedding that training leaves out, below 1
     ):
         super().__init__(n_classes, shape, members)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from .inference import cast, normalise, toy_images
 from .learner import Learner, draw_weights
 from .losses import cross_entropy
+from .mixup import losses_of, mixed, pairs_in
 from .simple_cnn import SimpleCNN
 
 # %% ../../nbs/model/training.ipynb #5602f248
@@ -72,6 +73,8 @@ class Epoch(NamedTuple):
     dx: torch.Tensor     # (n,) int64
     flip: torch.Tensor   # (n,) bool
     kept: torch.Tensor | None = None  # (n, width) bool, of the embedding; None: no dropout
+    partner: torch.Tensor | None = None  # (n,) int64, the image that each is mixed with; None: no mixing
+    weight: torch.Tensor | None = None   # (n,) float32, and the part of the image itself
 
 # %% ../../nbs/model/training.ipynb #2eba8e38
 def toy_epochs(n: int, epochs: int, seed: int = 0, pad: int = 2, dropout: float = 0.) -> Iterator[Epoch]:
@@ -114,7 +117,7 @@ def kept_of(model: Learner, epoch: Epoch) -> torch.Tensor | None:  # (M*n, width
 def train(
     model: Learner,                   # trained in place, and returned
     x: torch.Tensor,                  # (n, 3, H, W) uint8; M members (M, n, ...), each its own images
-    y: torch.Tensor,                  # (n,) or (M, n) int64
+    y: torch.Tensor,                  # (n,) or (M, n) int64; float rows (..., C) for a loss that takes these
     epochs: Iterable[Epoch],          # a pass over the images each
     *,
     pad: int,                         # border of the crops in pixels
@@ -126,24 +129,30 @@ def train(
     precision: str = "fp32",          # or "bf16"
     after_step: Callable | None = None,   # after_step(model): called after every step, to watch
     after_epoch: Callable | None = None,  # after_epoch(model, optimiser): true ends the training
+    choose: Callable | None = None,   # choose(losses, epoch): weights (k, M) of the losses (k, M)
 ) -> Learner:
     "Train a model, deterministically on a CPU. Source: paper, section 3.1 and Table 1."
-    images, labels = x.flatten(0, -4), y.flatten()
+    images, targets = x.flatten(0, -4), _in_a_row(y)
     optimiser = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     model.train()
     with threads(1):
-        for epoch in epochs:
-            kept = kept_of(model, epoch)
+        for number, epoch in enumerate(epochs):
+            kept, pairs = kept_of(model, epoch), pairs_in(epoch.partner, epoch.weight)
             seen = augment(images, epoch.dy.flatten(), epoch.dx.flatten(), epoch.flip.flatten(), pad, fill)
             for rows in mini_batches(epoch.order, batch):
                 optimiser.zero_grad()
-                logits = _logits(model, seen[rows], None if kept is None else kept[rows], precision)
-                each = loss(logits.flatten(0, -2), labels[rows].flatten())
+                shown, left = mixed(seen, rows, pairs), None if kept is None else kept[rows]
+                logits = _logits(model, shown, left, precision)
+                each = losses_of(loss, logits.flatten(0, -2), targets, rows, pairs)
+                if choose: each = each*choose(each.detach().view(rows.shape), number).flatten()
                 (each.mean()*model.members).backward()  # members add up, each a mean
                 optimiser.step()
                 if after_step: after_step(model)
             if after_epoch and after_epoch(model, optimiser): break
     return model
+
+def _in_a_row(y):  # the members' labels (M*n,), or rows (M*n, C) if y is float
+    return y.flatten(0, -2) if y.is_floating_point() else y.flatten()
 
 def _logits(model, images, kept, precision):
     "Logits, float32, of mini-batch `images` (k, M, 3, H, W): members side by side along the channels."

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATES', 'parse_pairs', 'class_number', 'pair_matrix', 'confusion_matrix', 'check_matrix', 'wrong_law', 'class_steps',
-           'class_at', 'class_rates', 'check_confusion', 'Confusion', 'PairFlip']
+           'class_at', 'class_rates', 'check_confusion', 'confusion_transition', 'Confusion', 'flip_transition',
+           'PairFlip']
 
 # %% ../../nbs/oracle/confusion.ipynb #9eacee25
 from collections.abc import Sequence
@@ -117,7 +118,12 @@ def check_confusion(matrix: tuple, pairs: str, rates: str) -> None:
 # %% ../../nbs/oracle/confusion.ipynb #8eaf3441
 def _bound(): return field(default=None, init=False, repr=False, compare=False)
 
-@ORACLES.register("confusion", check=check_confusion)
+def confusion_transition(annotator: "Confusion") -> np.ndarray:  # (C, C), row: true class, column: label
+    "Probabilities of the labels that a bound annotator gives to each true class."
+    law = np.diff(annotator.steps, axis=1, prepend=0)
+    return annotator.by_class[:, None]*law + np.diag(1 - annotator.by_class)
+
+@ORACLES.register("confusion", check=check_confusion, transition=confusion_transition)
 @dataclass(frozen=True)
 class Confusion(Annotator):
     "Wrong classes by a confusion matrix; `epsilon` is the mean rate of wrong answers over the classes."
@@ -147,7 +153,12 @@ class Confusion(Annotator):
         return class_at(self.steps[self.y[index]], v)
 
 # %% ../../nbs/oracle/confusion.ipynb #eeae6dfd
-@ORACLES.register("pair_flip")
+def flip_transition(annotator: Annotator) -> np.ndarray:  # (C, C), row: true class, column: label
+    "Probabilities of the labels if a wrong one is the class after the true one."
+    same = np.eye(annotator.n_classes)
+    return (1 - annotator.epsilon)*same + annotator.epsilon*np.roll(same, 1, axis=1)
+
+@ORACLES.register("pair_flip", transition=flip_transition)
 @dataclass(frozen=True)
 class PairFlip(Annotator):
     "Wrong with probability `epsilon`, and then the next class. Source: Han et al. (2018), section 4."

@@ -24,6 +24,7 @@ from ..loop.run import start_run
 from ..loop.schedule import schedule_of
 from ..loop.settings import fields_with
 from ..model.learner import MODELS
+from ..model.peers import networks_of
 from .dispatch import run_here
 from .durable import failed_file, noted_signals, open_run, words_of
 from .progress import Watch
@@ -49,13 +50,13 @@ def check_together(configs: list[Config]) -> None:
 
 # %% ../../nbs/study/cohort.ipynb #6dcd4cd8
 def bytes_per_member(config: Config, data: ImageData) -> int:
-    "Device memory that one more member takes, an upper estimate."
+    "Device memory that one more training takes, an upper estimate."
     cost = MODELS.make(config.model)(data.n_classes, data.shape, 1).cost()
     maps = cost.train_bytes*min(config.train_batch, config.budget)
     images = 4*data.x_train[0].numel()*config.budget  # labelled ones as float32 for a moment, uint8 twice
     weights = 4*cost.weights                          # their gradients, Adam's moments, copies
     predictions = 4*len(data.y_train)*(cost.width + data.n_classes)
-    return maps + 2*images + 8*weights + predictions
+    return networks_of(config.loss)*(maps + 2*images + 8*weights) + predictions
 
 def members_that_fit(config: Config, data: ImageData) -> int:
     "How many trainings to do in one model: 1 on a CPU, on a GPU what three quarters of its free memory hold."

@@ -19,8 +19,9 @@ from ..loop.rounds import pick_device
 from ..loop.schedule import schedule_of
 from ..model.inference import infer
 from ..model.learner import MODELS, draw_weights
-from ..model.losses import LOSSES
-from ..model.stopping import STOPPING
+from ..model.losses import LOSSES, is_aided_loss
+from ..model.peers import networks_of
+from ..model.stopping import may_end_early, most_epochs
 from ..model.training import Epoch, threads, train
 from ..strategies.contract import sources_of
 from .cohort import members_that_fit
@@ -42,10 +43,11 @@ def images_of(config: Config, data: ImageData) -> tuple[int, int]:
     pools = [len(data.y_train) - n for n in sizes[:-1]]
     seen = [min(n, config.candidates or n) for n in pools]
     trainings = config.evaluators + (config.selector_labels != config.measured_labels)
-    early = STOPPING.find(config.stopping)[0].facts.get("early")
-    looks = (config.epochs - 1)*sum(sizes) if early else 0
+    most = most_epochs(config.stopping, config.epochs)
+    looks = (most - 1)*sum(sizes) if may_end_early(config.stopping) else 0
     tested = config.evaluators*len(sizes)*len(data.y_test)
-    return trainings*config.epochs*sum(sizes), tested + trainings*looks + passes_over_pool(config)*sum(seen)
+    trained = trainings*networks_of(config.loss)*most*sum(sizes)
+    return trained, tested + trainings*looks + passes_over_pool(config)*sum(seen)
 
 # %% ../../nbs/study/estimate.ipynb #3ae36c82
 def shortest(work: Callable, device: torch.device) -> float:
@@ -73,7 +75,8 @@ def seconds_per_image(
     kept = torch.ones(members, n, model.width, dtype=torch.bool, device=device)
     epoch = Epoch(zeros + torch.arange(n, device=device), zeros, zeros, zeros.bool(), kept)
     own_x, own_y = x.expand(members, *x.shape), data.y_train[:n].to(device).expand(members, n)
-    settings = dict(pad=data.pad, loss=LOSSES.make(config.loss), lr=0, precision=config.precision)
+    loss = "cross_entropy" if is_aided_loss(config.loss) else config.loss  # the one takes as long as the other
+    settings = dict(pad=data.pad, loss=LOSSES.make(loss), lr=0, precision=config.precision)
     def training(): train(model, own_x, own_y, [epoch], **settings)
     def scoring(): infer(model.fold(), x, batch=n, precision=config.precision)
     with threads(1): return tuple(shortest(work, device)/n/members for work in (training, scoring))
