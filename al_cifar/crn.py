@@ -29,6 +29,9 @@ PURPOSES = {  # purpose: (id, names of its coordinates)
     "candidates": (13, ("round",)),
     "masks":      (14, ("evaluator", "round", "epoch")),
     "difficulty": (15, ()),
+    "mixup":      (21, ("evaluator", "round", "epoch")),
+    "holdout":    (22, ("round",)),
+    "fresh":      (23, ("evaluator", "round", "network")),
 }
 STRATEGY_IDS = {"random": 1, "least_confidence": 2, "kmeans": 3}
 

@@ -20,9 +20,10 @@ from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
 from ..model.learner import MODELS
-from ..model.losses import LOSSES
+from ..model.losses import LOSSES, is_aided_loss
+from ..model.peers import networks_of
 from ..model.reinit import REINITS
-from ..model.stopping import STOPPING, may_end_early
+from ..model.stopping import STOPPING, held_share, may_end_early, most_epochs
 from ..oracle.annotator import ORACLES
 from ..strategies.contract import STRATEGIES, is_aided
 
@@ -133,6 +134,7 @@ def check_fields(config: Config) -> None:
     if config.candidates is not None and config.candidates < config.batch:
         raise ValueError(f"candidates must be at least batch={config.batch}, got {config.candidates}")
     check_components(config)
+    check_learner(config)
     check_schedule(config)
 
 # %% ../../nbs/loop/config.ipynb #d250c66d

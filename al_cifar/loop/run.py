@@ -8,7 +8,7 @@ __all__ = ['initial_set', 'drawn_epsilon', 'annotator_of', 'Run', 'shared_of', '
 
 # %% ../../nbs/loop/run.ipynb #5b81a5df
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Run:
     answered: int = 0     # answers the annotator has given, or each of a panel
     round: int = 0
     finished: bool = False
+    earlier: list = field(default_factory=list)  # of each round before: its labelled images and their labels
+    weights: dict = field(default_factory=dict)  # what trainings of the last rounds ended with, by identity
 
     @property
     def labelled(self) -> np.ndarray:
@@ -192,6 +194,7 @@ def advance(
     said = record["answers"], record.get("answers_again", [])
     if not all(map(np.array_equal, replies(run, queried, again), said)):
         raise ValueError(f"the record of round {run.round} belongs to another run: answers differ")
+    run.earlier.append((run.labelled, run.labels[run.labelled]))
     hear(run, np.concatenate([queried, again]))
     run.round += 1
     run.finished = len(queried) == 0

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..loop.config import PROTOCOLS, Config, label
+from ..loop.config import PROTOCOLS, Config, label, loss_label
 from ..loop.measures import MEASURES
 from ..loop.rounds import PARTS
 from ..loop.settings import fields_with
@@ -46,7 +46,8 @@ def learner_of(head: dict) -> str:
     config = whole_config(head)
     default = _default_learner(config["protocol"])
     differ = [name for name in default if config[name] != default[name]]
-    return " ".join(f"{name}={config[name]}" for name in differ) or "default"
+    shown = {**config, "loss": loss_label(config["loss"])}
+    return " ".join(f"{name}={shown[name]}" for name in differ) or "default"
 
 # %% ../../nbs/study/tidy.ipynb #f28007ea
 def run_cells(head: dict) -> dict:
