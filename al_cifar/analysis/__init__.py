@@ -14,19 +14,20 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
            'paired_variances', 'variance_ratio', 'variance_reduction', 'plot_areas', 'plot_critical_difference',
            'plot_difference_curves', 'plot_learning_curves', 'plot_penalty_matrix', 'plot_variance_ratio',
            'rank_groups', 'anova_replications', 'describe_detectable', 'detectable_difference', 'plan_replications',
-           'replications_needed', 'sd_upper', 'smallest_difference', 't_test_power', 'accuracy_table', 'final_table',
-           'summaries', 'summary', 'label_savings', 'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES',
-           'KNOWN', 'LOOKS', 'MORE', 'STYLE', 'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines',
-           'panel_titles', 'panels', 'save_figure', 'spread', 'strategy_style', 'strategy_styles',
-           'component_estimates', 'difference_limits', 'evaluator_areas', 'evaluator_tables', 'mean_squares',
-           'need_evaluators', 'toy_evaluators', 'variance_components', 'plot_variance_change', 'shared_replications',
-           'variance_change']
+           'replications_needed', 'sd_upper', 'smallest_difference', 'CROSSOVER', 'change_of_sign', 'crossover',
+           'settles', 't_test_power', 'accuracy_table', 'final_table', 'summaries', 'summary', 'label_savings',
+           'labels_to_reach', 'return_on_investment', 'COLOURS', 'DASHES', 'KNOWN', 'LOOKS', 'MORE', 'STYLE',
+           'alt_text', 'condition_label', 'dataset_of', 'finish', 'label_lines', 'panel_titles', 'panels',
+           'save_figure', 'spread', 'strategy_style', 'strategy_styles', 'component_estimates', 'difference_limits',
+           'evaluator_areas', 'evaluator_tables', 'mean_squares', 'need_evaluators', 'toy_evaluators',
+           'variance_components', 'plot_variance_change', 'shared_replications', 'variance_change']
 
 # %% ../../nbs/07_analysis.ipynb #906fdf93
 from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
 from .blocks import (
     blocked_anova, critical_difference, noise_interaction, penalty_matrix, sphericity)
 from .captions import alt_text, condition_label, dataset_of, panel_titles
+from .crossover import CROSSOVER, change_of_sign, crossover, settles
 from .curves import aulc, learning_curves, mean_aulc
 from al_cifar.analysis.evaluators import (
     best_design, best_evaluators, describe_evaluators, evaluator_gain, gain_bound, measured_costs, plan,
@@ -71,7 +72,7 @@ _all_ = [
     "plot_areas", "plot_critical_difference", "plot_difference_curves", "plot_learning_curves",
     "plot_penalty_matrix", "plot_variance_ratio", "rank_groups", "anova_replications", "describe_detectable",
     "detectable_difference", "plan_replications", "replications_needed", "sd_upper", "smallest_difference",
-    "t_test_power", "accuracy_table", "final_table", "summaries", "summary", "label_savings",
+    "CROSSOVER", "change_of_sign", "crossover", "settles", "t_test_power", "accuracy_table", "final_table", "summaries", "summary", "label_savings",
     "labels_to_reach", "return_on_investment", "COLOURS", "DASHES", "KNOWN", "LOOKS", "MORE", "STYLE",
     "alt_text", "condition_label", "dataset_of", "finish", "label_lines", "panel_titles", "panels",
     "save_figure", "spread", "strategy_style", "strategy_styles", "component_estimates", "difference_limits",
