@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
-           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields', 'resolved',
-           'asked_strategy', 'sees_answers', 'label', 'condition', 'own_sources', 'pack_components',
-           'unpack_components', 'streams_of', 'check_config']
+           'COMPONENTS', 'PRESETS', 'SCHEDULE', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields',
+           'resolved', 'asked_strategy', 'sees_answers', 'label', 'condition', 'own_sources', 'pack_components',
+           'unpack_components', 'streams_of', 'usual_schedule', 'schedule_for', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
+from ..data.regimes import REGIMES, regime_name
 from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
@@ -50,6 +53,7 @@ FILL = choice("black", "grey", "reflect")
 class Config:
     "One run; the defaults are the paper's (Table 1; sections 3, 4). Raises `ValueError` naming the field."
     dataset: str = setting("cifar10", "data", TEXT, "name of the data; auto takes whatever data it is run on")
+    regime: str = setting("full", "data", named(REGIMES), "what is made of the pool: long tail, fewer classes")
     strategy: str = setting("random", "strategy", named(STRATEGIES), "which images are asked about")
     candidates: int | None = setting(None, "strategy", whole(), "images seen a round; None: the whole pool")
     augment_scoring: bool | None = setting(None, "strategy", FLAG, "score through a random crop and flip")
@@ -179,14 +183,42 @@ def streams_of(config: Config) -> Streams:
 # %% ../../nbs/loop/config.ipynb #ce39e4a2
 PRESETS = {"digits": dict(initial=50, budget=500, batch=50)}
 
+# %% ../../nbs/loop/config.ipynb #4f7942e9
+SCHEDULE = ("initial", "budget", "batch")
+
+def usual_schedule(dataset: str) -> dict:
+    "Initial set, budget and batch of a data set of that name: its preset's, else the paper's."
+    paper = {name: getattr(Config(), name) for name in SCHEDULE}
+    return paper | {name: value for name, value in PRESETS.get(dataset, {}).items() if name in SCHEDULE}
+
+def schedule_for(
+    said: dict,              # the settings that were said
+    usual: dict,             # the usual initial, budget and batch
+    y: np.ndarray,           # (N,) labels of the pool
+) -> dict:                   # initial, budget, batch
+    "The usual schedule if a pool has room for it, otherwise one in its proportions; what was said is kept."
+    seen = said.get("candidates", len(y))  # a strategy cannot choose more images than it sees
+    said = {name: said[name] for name in SCHEDULE if name in said}
+    classes, sizes = np.unique(y, return_counts=True)
+    enough = len(y) >= 2*usual["budget"] and len(classes)*sizes.min() >= usual["initial"]
+    if enough or len(said) == len(SCHEDULE): return usual | said
+    most = min(len(y)//2, usual["budget"])
+    batch = said.get("batch", max(1, min(seen, said.get("budget", most)//20)))
+    initial = said.get("initial", min(max(batch, len(classes)), len(classes)*int(sizes.min())))
+    budget = said.get("budget", min(len(y), max(initial + batch, min(most, initial + 19*batch))))
+    return {"initial": min(initial, budget), "budget": budget, "batch": batch} | said
+
 # %% ../../nbs/loop/config.ipynb #c434628b
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
 
 # %% ../../nbs/loop/config.ipynb #2abdc55d
 def check_config(config: Config, data: ImageData) -> None:
     "Raise a `ValueError` where `config` does not fit `data`: its name, the size of the pool."
-    if config.dataset not in ("auto", data.name):
-        raise ValueError(f"dataset is {config.dataset!r} in the config, but the data given is {data.name!r}")
+    wanted = regime_name(config.dataset, config.regime)
+    fits = data.name.endswith(regime_name("", config.regime)) if config.dataset == "auto" else data.name == wanted
+    if not fits:
+        how = "" if config.regime == "full" else f" and regime {config.regime!r}, see in_regime,"
+        raise ValueError(f"dataset is {config.dataset!r}{how} in the config, but the data given is {data.name!r}")
     if config.budget > len(data.y_train):
         images = f"{len(data.y_train)}, the images of {data.name}"
         raise ValueError(f"budget must be at most {images}, got {config.budget}")
