@@ -1,23 +1,35 @@
 "Crossings, regimes of the pool, folders and torchvision's data sets, deeper learners and a user's own."
+import gzip
+import hashlib
+import io
+import pickle
+import socket
+import struct
+import tarfile
+import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.io import savemat
+from test_data import Server
 
 from al_cifar.analysis.crossover import crossover
+from al_cifar.data import download
+from al_cifar.data.cifar10 import DataUnavailableError
 from al_cifar.data.regimes import REGIMES, in_regime, of_images
-from al_cifar.data.sources import load_data
+from al_cifar.data.sources import load_data, load_source
 from al_cifar.forms.errors import ExperimentError
-from al_cifar.forms.experiment import expect, prepare, run_experiment
+from al_cifar.forms.experiment import expect, prepare
 from al_cifar.forms.form import EXPERIMENT
-from al_cifar.loop.config import TOY
+from al_cifar.loop.config import TOY, Config, usual_schedule
 from al_cifar.loop.rounds import outcome, simulate
 from al_cifar.study.records import read_run
-from al_cifar.study.results import load_results
 from al_cifar.study.running import grid, run_study
 from al_cifar.study.runs import run_id
+from al_cifar.study.tasks import task_of, work
 from al_cifar.study.workers import process_pool
 
 
@@ -100,7 +112,7 @@ def test_a_small_folder_gets_a_schedule_that_fits(folder, tmp_path):
     assert (config.initial, config.batch, config.budget) == (9, 9, 180)
     first, *_ = expect(plan).splitlines()
     assert first.startswith("The pool is small, so initial=9, budget=180, batch=9")
-    assert len(load_results(run_experiment(plan))) == 20
+    assert next(iter(simulate(config, plan.data)))["n_labels"] == 9
 
 
 @pytest.mark.parametrize("said, schedule", [
@@ -121,29 +133,59 @@ def test_too_much_said_is_still_an_error(folder):
     with pytest.raises(ExperimentError, match="budget must be at least initial=50"): prepare(EXPERIMENT, said | dict(initial=50, budget=20))
 
 
+def works(config, data, path):
+    "Do a run as a worker does, from what is sent to it alone; the run file's header."
+    task = task_of(config, data, path, path.with_suffix(".stop"))
+    assert work(pickle.loads(pickle.dumps(task))) == {"state": "done"}
+    return read_run(path)[0]
+
+
 def test_flip_and_pad_reach_the_runs_and_their_workers(folder, tmp_path):
-    said = QUICK | dict(dataset="folder", data_root=str(folder), budget=20, initial=10, batch=10, out_dir=str(tmp_path/"out"))
+    said = QUICK | dict(dataset="folder", data_root=str(folder), budget=20, initial=10, batch=10)
     usual, still = (prepare(EXPERIMENT, said | facts) for facts in ({}, dict(flip="false", pad="0")))
     assert (usual.data.flip, usual.data.pad, still.data.flip, still.data.pad) == (True, 1, False, 0)
-    with process_pool(1) as pool: done = run_study(still.configs, still.folder, still.data, executor=pool)
-    assert read_run(done[0])[0]["fingerprint"] == still.data.fingerprint != usual.data.fingerprint
+    head = works(still.configs[0], still.data, tmp_path/"a.jsonl")
+    assert head["fingerprint"] == still.data.fingerprint != usual.data.fingerprint
 
 
-def test_regimes_travel_to_workers(tmp_path):
-    @REGIMES.register("toy_thinned")
-    def thinned(data, *, step=2): return of_images(data, np.arange(0, len(data.y_train), step))
+SOME_REGIMES = ["full", "long_tail(ratio=5)", "keep_classes(classes=(3, 8))", "toy_thinned(step=3)"]
 
-    regimes = ["full", "long_tail(ratio=5)", "keep_classes(classes=(3, 8))", "toy_thinned(step=3)"]
-    configs = grid(TOY, regime=regimes)
+
+@pytest.fixture
+def thinned():
+    "A regime of a user's own; the function that registers it again."
+    def thin(data, *, step=2): return of_images(data, np.arange(0, len(data.y_train), step))
+    yield REGIMES.register("toy_thinned")(thin)
+    del REGIMES.components["toy_thinned"]
+
+
+@pytest.mark.parametrize("regime", SOME_REGIMES)
+def test_a_regime_travels_to_a_worker(regime, thinned, tmp_path):
+    digits = load_data("digits")
+    config, data = replace(TOY, regime=regime, budget=20, epochs=1), in_regime(digits, regime)
+    task = task_of(config, data, tmp_path/"a.jsonl", tmp_path/"stop")
+    del REGIMES.components["toy_thinned"]  # as in a process that has never heard of it
+    assert work(pickle.loads(pickle.dumps(task))) == {"state": "done"}
+    head = read_run(tmp_path/"a.jsonl")[0]
+    REGIMES.register("toy_thinned")(thinned)
+    assert head["fingerprint"] == data.fingerprint and head["config"]["regime"] == REGIMES.spell(regime)
+    assert list(head["sources"]) == ["regime"]*("thinned" in regime)
+
+
+def test_the_default_regime_leaves_run_ids_as_they_are():
+    digits = load_data("digits")
+    assert run_id(TOY, digits) == "random-e0.1-r0-4f477ae87f4b1659"  # as before there were regimes
+    config = replace(TOY, regime="long_tail(ratio=5)")
+    assert run_id(config, in_regime(digits, config.regime)) != run_id(TOY, digits)
+
+
+@pytest.mark.slow
+def test_regimes_of_a_grid_in_processes(thinned, tmp_path):
+    configs = grid(TOY, regime=SOME_REGIMES)
     here = run_study(configs, tmp_path/"here", progress=False)
     with process_pool(2) as pool: there = run_study(configs, tmp_path/"there", executor=pool, progress=False)
-    heads = [read_run(path)[0] for path in there]
     for a, b in zip(here, there): assert (a.name, outcome(read_run(a)[1])) == (b.name, outcome(read_run(b)[1]))
-    digits = load_data("digits")
-    assert [head["fingerprint"] for head in heads] == [in_regime(digits, regime).fingerprint for regime in regimes]
-    assert len({path.name for path in there}) == 4 and "regime" in heads[3]["sources"]
-    assert [len(head["initial_set"]) for head in heads] == [20]*4
-    assert heads[0]["config"]["regime"] == "full" and here[0].name == f"{run_id(TOY, digits)}.jsonl"
+    assert len({path.name for path in there}) == 4
 
 
 def test_a_long_tail_without_enough_for_the_initial_set():
@@ -158,3 +200,140 @@ def test_a_long_tail_without_enough_for_the_initial_set():
 def test_the_paper_form_of_a_long_tail_scales_its_initial_set():
     plan = prepare(EXPERIMENT, QUICK | dict(dataset="digits", regime="long_tail(ratio=50)"))
     assert plan.configs[0].initial <= 20 and "The pool is small" in expect(plan)
+
+
+# Torchvision's sets, over a local server
+
+PATHS = {"cifar100": ["cifar-100-python.tar.gz"], "svhn": ["train_32x32.mat", "test_32x32.mat"],
+         "mnist": [f"MNIST/raw/{half}-{part}.gz" for half in ("train", "t10k") for part in ("images-idx3-ubyte", "labels-idx1-ubyte")]}
+PATHS["fashion_mnist"] = [path.replace("MNIST", "FashionMNIST") for path in PATHS["mnist"]]
+SETS = pytest.mark.parametrize("name", PATHS)
+
+
+def noise(*shape): return np.random.default_rng(shape[0]).integers(0, 256, shape, dtype=np.uint8)
+
+
+def tiny_cifar100():
+    fine = {"fine_label_names": [f"class {i}" for i in range(100)], "coarse_label_names": ["all"]}
+    files = {name: pickle.dumps({"data": noise(n, 3072), "fine_labels": list(range(90, 90 + n))}) for name, n in (("train", 8), ("test", 4))}
+    files["meta"], out = pickle.dumps(fine), io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"cifar-100-python/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return files, out.getvalue()
+
+
+def tiny_file(path):
+    "One of the tiny files of svhn, mnist, fashion_mnist in its real format."
+    n = 8 if "train" in path else 4
+    if path.endswith(".mat"):
+        out = io.BytesIO()
+        savemat(out, {"X": noise(32, 32, 3, n), "y": (np.arange(n, dtype=np.uint8) + 3)[:, None] % 10 + 1})
+        return out.getvalue()
+    array = noise(n, 28, 28) if "images" in path else np.arange(n, dtype=np.uint8)
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+
+
+@pytest.fixture
+def server(monkeypatch):
+    "A local server with tiny files of all four sets, their addresses and checksums told to torchvision."
+    from torchvision import datasets
+    md5 = lambda content: hashlib.md5(content).hexdigest()
+    server, files = Server(), {}
+    base = server.url.rsplit("/", 1)[0]
+    parts, files["cifar-100-python.tar.gz"] = tiny_cifar100()
+    listed = lambda name: [[name, md5(parts[name])]]
+    known = dict(url=f"{base}/cifar-100-python.tar.gz", tgz_md5=md5(files["cifar-100-python.tar.gz"]), train_list=listed("train"),
+                 test_list=listed("test"), meta={**datasets.CIFAR100.meta, "md5": md5(parts["meta"])})
+    for field, value in known.items(): monkeypatch.setattr(datasets.CIFAR100, field, value)
+    for path in PATHS["svhn"] + PATHS["mnist"] + PATHS["fashion_mnist"]: files[path] = tiny_file(path)
+    split = {path.split("_")[0]: [f"{base}/{path}", path, md5(files[path])] for path in PATHS["svhn"]}
+    monkeypatch.setattr(datasets.SVHN, "split_list", split)
+    for kind in (datasets.MNIST, datasets.FashionMNIST):
+        raw = f"{kind.__name__}/raw/"
+        monkeypatch.setattr(kind, "mirrors", [f"{base}/nowhere/", f"{base}/{raw}"])
+        monkeypatch.setattr(kind, "resources", [(path[len(raw):], md5(content)) for path, content in files.items() if path.startswith(raw)])
+    server.files = files
+
+    def by_path(handler):
+        server.archive = files.get(handler.path.lstrip("/"))
+        return server.missing(handler) if server.archive is None else server.how(handler)
+    server.reply, server.how = by_path, server.whole
+    monkeypatch.delenv("AL_CIFAR_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "_DEADLINE", 0.5)
+    monkeypatch.setattr(download, "_STALL", 0.5)
+    yield server
+    server.close()
+
+
+@SETS
+def test_a_set_comes_from_the_network_once(name, server, tmp_path, monkeypatch):
+    data = load_data(name, tmp_path)
+    assert (data.name, len(data.y_train), len(data.y_test), data.source) == (name, 8, 4, (name, str(tmp_path)))
+    assert (data.flip, data.pad) == (name in ("cifar100", "fashion_mnist"), data.shape[1]//8)
+    assert data.n_classes == (100 if name == "cifar100" else 10)
+    asked = server.requests
+    monkeypatch.setenv("AL_CIFAR_OFFLINE", "1")
+    assert load_data(name, tmp_path).fingerprint == load_source(data.source).fingerprint == data.fingerprint
+    assert server.requests == asked
+
+
+@SETS
+def test_files_put_there_by_hand(name, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AL_CIFAR_OFFLINE", "1")
+    for path in PATHS[name]:
+        (tmp_path/path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/path).write_bytes(server.files[path])
+    assert load_data(name, tmp_path).name == name and server.requests == 0
+
+
+@SETS
+def test_a_damaged_file_is_fetched_again_and_no_other(name, server, tmp_path):
+    first = load_data(name, tmp_path)
+    asked, last = server.requests, tmp_path/PATHS[name][-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    if name == "cifar100": (tmp_path/"cifar-100-python"/"train").write_bytes(b"damaged")
+    assert load_data(name, tmp_path).fingerprint == first.fingerprint
+    assert server.requests - asked == (2 if "mnist" in name else 1)  # the first address of mnist has nothing
+
+
+@SETS
+@pytest.mark.parametrize("how, reason", [("missing", "404"), ("altered", "is another file"), ("cut_short", "cut short"),
+                                         ("silent", "no answer from"), ("drips_header", "no answer from"), ("stalls", "timed out")])
+def test_a_bad_network_is_an_error_soon(name, server, tmp_path, monkeypatch, how, reason):
+    if how != "stalls": monkeypatch.setattr(download, "_STALL", 20.0)
+    for path in server.files: server.files[path] += bytes(2000)  # more than is sent of a file that is cut short
+    server.how = getattr(server, how)
+    start = time.perf_counter()
+    with pytest.raises(DataUnavailableError, match=reason) as error: load_data(name, tmp_path)
+    assert time.perf_counter() - start < 6
+    for told in (*(str(tmp_path/path) for path in PATHS[name]), "AL_CIFAR_DATA", 'dataset="folder"'): assert told in str(error.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@SETS
+@pytest.mark.parametrize("on_disk", ["nothing", "damaged"])
+def test_offline_opens_no_socket(name, on_disk, server, tmp_path, monkeypatch):
+    if on_disk == "damaged":
+        (tmp_path/PATHS[name][0]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/PATHS[name][0]).write_bytes(b"damaged")
+    def never(*args, **kw): raise AssertionError("the network was touched")
+    for one in ("socket", "getaddrinfo", "create_connection"): monkeypatch.setattr(socket, one, never)
+    monkeypatch.setattr(download, "urlopen", never)
+    monkeypatch.setenv("AL_CIFAR_OFFLINE", "1")
+    with pytest.raises(DataUnavailableError, match="AL_CIFAR_OFFLINE is set"): load_data(name, tmp_path)
+
+
+def test_presets_of_the_sets():
+    rest = {"mnist", "fashion_mnist", "svhn"}
+    assert usual_schedule("cifar100") == dict(initial=500, budget=10_000, batch=500)
+    assert {tuple(usual_schedule(name).values()) for name in rest} == {(100, 2000, 100)}
+
+
+def test_a_run_on_28_pixels(server, tmp_path):
+    data = load_data("fashion_mnist", tmp_path)
+    config = Config(dataset="fashion_mnist", initial=4, batch=2, budget=6, epochs=1, stratified=False)
+    assert [record["n_labels"] for record in simulate(config, data)] == [4, 6]

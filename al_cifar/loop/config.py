@@ -181,9 +181,10 @@ def streams_of(config: Config) -> Streams:
     return Streams(config.seed, config.replication, config.strategy, crn)
 
 # %% ../../nbs/loop/config.ipynb #ce39e4a2
-PRESETS = {"digits": dict(initial=50, budget=500, batch=50)}
+PRESETS = {"digits": dict(initial=50, budget=500, batch=50),
+           "cifar100": dict(initial=500, budget=10_000, batch=500)}
 
-# %% ../../nbs/loop/config.ipynb #4f7942e9
+# %% ../../nbs/loop/config.ipynb #99e7325b
 SCHEDULE = ("initial", "budget", "batch")
 
 def usual_schedule(dataset: str) -> dict:
