@@ -5,6 +5,7 @@ import io
 import pickle
 import socket
 import struct
+import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
 from test_data import Server
@@ -26,6 +28,8 @@ from al_cifar.forms.experiment import expect, prepare
 from al_cifar.forms.form import EXPERIMENT
 from al_cifar.loop.config import TOY, Config, usual_schedule
 from al_cifar.loop.rounds import outcome, simulate
+from al_cifar.model.learner import MODELS, check_model, draw_weights
+from al_cifar.study.cohort import simulate_cohort
 from al_cifar.study.records import read_run
 from al_cifar.study.running import grid, run_study
 from al_cifar.study.runs import run_id
@@ -337,3 +341,97 @@ def test_a_run_on_28_pixels(server, tmp_path):
     data = load_data("fashion_mnist", tmp_path)
     config = Config(dataset="fashion_mnist", initial=4, batch=2, budget=6, epochs=1, stratified=False)
     assert [record["n_labels"] for record in simulate(config, data)] == [4, 6]
+
+
+# Deeper networks, and a user's own
+
+def few_digits(n=40, tests=20):
+    digits = load_data("digits")
+    return replace(digits, name="few", source=None, x_train=digits.x_train[:n], y_train=digits.y_train[:n],
+                   x_test=digits.x_test[:tests], y_test=digits.y_test[:tests])
+
+
+DEEP = replace(TOY, dataset="few", model="resnet18", initial=10, budget=14, batch=4, epochs=1, epsilon=0.)
+
+
+@pytest.mark.parametrize("change", [dict(evaluators=2, strategy="committee"), dict(batch_norm="labelled", averaging="tail"),
+                                    dict(model="resnet18(norm='none')", strategy="kmeans")])
+def test_a_network_that_does_not_stack_takes_turns(change):
+    few = few_digits()
+    pair = [replace(DEEP, **change), replace(DEEP, **change, replication=1)]
+    alone = [outcome(simulate(config, few)) for config in pair]
+    assert [record["n_labels"] for record in alone[0]] == [10, 14]
+    assert [outcome(run) for run in zip(*simulate_cohort(pair, few))] == alone
+    if "evaluators" in change: assert len(alone[0][0]["accuracies"]) == 2
+
+
+def test_a_study_of_cohorts_with_a_network_that_does_not_stack(tmp_path):
+    few = few_digits()
+    pair = [DEEP, replace(DEEP, replication=1)]
+    paths = run_study(pair, tmp_path, few, progress=False, cohort=2)
+    assert [outcome(read_run(path)[1]) for path in paths] == [outcome(simulate(config, few)) for config in pair]
+
+
+def test_what_training_allocates():
+    "An image more in a mini-batch allocates what the cost says, by torch's own record of memory."
+    from torch.profiler import ProfilerActivity, profile
+    model = draw_weights(MODELS.make("resnet18")(10, (3, 16, 16), 1), np.random.default_rng(0)).train()
+
+    def held(n):
+        x = torch.zeros(n, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen: kept = model(x)
+        sizes = [event.nbytes() for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+        assert kept.requires_grad
+        return sum(sizes)
+    model(torch.zeros(2, 3, 16, 16))
+    assert abs((held(24) - held(8))/16/model.cost().train_bytes - 1) < .2
+
+
+MINE = '''"A network as it stands in a user's file."
+from torch import nn
+from torch.nn.utils import skip_init
+from al_cifar.model import MODELS, Learner
+
+@MODELS.register("flat")
+class Flat(Learner):
+    width = 16
+    def __init__(self, n_classes, shape, members=1, *, scale=1.0):
+        super().__init__(n_classes, shape, members)
+        self.hidden = skip_init(nn.Linear, shape[0]*shape[1]*shape[2], self.width)
+        self.classify, self.scale = skip_init(nn.Linear, self.width, n_classes), scale
+    def embedding(self, x): return (self.scale*self.hidden(x.flatten(1))).relu()
+
+@MODELS.register("headless")
+class Headless(Learner):
+    width = 16
+    def __init__(self, n_classes, shape, members=1):
+        super().__init__(n_classes, shape, members)
+        self.classify = skip_init(nn.Linear, 16, n_classes)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path/"my_networks_of_test_sets.py"
+    path.write_text(MINE)
+    yield str(path)
+    for name in ("flat", "headless"): MODELS.components.pop(name, None)
+    sys.modules.pop(path.stem, None)
+
+
+def test_a_network_of_ones_own_in_a_form_and_a_worker(mine, tmp_path):
+    said = QUICK | dict(dataset="digits", plugins=mine, model="flat(scale=2)", initial=20, batch=20, budget=40)
+    plan = prepare(EXPERIMENT, said)
+    config, = plan.configs
+    check_model(config.model, shape=(3, 16, 16))
+    expected = outcome(simulate(config, plan.data))
+    task = task_of(config, plan.data, tmp_path/"a.jsonl", tmp_path/"stop")
+    del MODELS.components["flat"]  # as in a process that has never heard of it
+    assert work(pickle.loads(pickle.dumps(task))) == {"state": "done"}
+    head, records = read_run(tmp_path/"a.jsonl")
+    assert outcome(records) == expected and list(head["sources"]) == ["model"]
+
+
+def test_a_network_without_an_embedding_is_refused(mine):
+    said = QUICK | dict(dataset="digits", plugins=mine, model="headless")
+    with pytest.raises(ExperimentError, match="Headless lacks embedding"): expect(prepare(EXPERIMENT, said))

@@ -184,7 +184,7 @@ def streams_of(config: Config) -> Streams:
 PRESETS = {"digits": dict(initial=50, budget=500, batch=50),
            "cifar100": dict(initial=500, budget=10_000, batch=500)}
 
-# %% ../../nbs/loop/config.ipynb #99e7325b
+# %% ../../nbs/loop/config.ipynb #fb9f09c1
 SCHEDULE = ("initial", "budget", "batch")
 
 def usual_schedule(dataset: str) -> dict:
