@@ -14,9 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.io import savemat
 from test_data import Server
+from torch import nn
+from torch.nn.utils import skip_init
 
 from al_cifar.analysis.crossover import crossover
 from al_cifar.data import download
@@ -28,7 +31,7 @@ from al_cifar.forms.experiment import expect, prepare
 from al_cifar.forms.form import EXPERIMENT
 from al_cifar.loop.config import TOY, Config, usual_schedule
 from al_cifar.loop.rounds import outcome, simulate
-from al_cifar.model.learner import MODELS, check_model, draw_weights
+from al_cifar.model.learner import MODELS, Learner, check_model, draw_weights
 from al_cifar.study.cohort import simulate_cohort
 from al_cifar.study.records import read_run
 from al_cifar.study.running import grid, run_study
@@ -351,23 +354,42 @@ def few_digits(n=40, tests=20):
                    x_test=digits.x_test[:tests], y_test=digits.y_test[:tests])
 
 
-DEEP = replace(TOY, dataset="few", model="resnet18", initial=10, budget=14, batch=4, epochs=1, epsilon=0.)
+DEEP = replace(TOY, dataset="few", initial=10, budget=14, batch=4, epochs=1, epsilon=0.)
+TURNS = pytest.mark.parametrize("model", ["alone", pytest.param("resnet18", marks=pytest.mark.slow),
+                                          pytest.param("resnet18(norm='none')", marks=pytest.mark.slow)])
 
 
-@pytest.mark.parametrize("change", [dict(evaluators=2, strategy="committee"), dict(batch_norm="labelled", averaging="tail"),
-                                    dict(model="resnet18(norm='none')", strategy="kmeans")])
-def test_a_network_that_does_not_stack_takes_turns(change):
+@pytest.fixture
+def alone():
+    "A quick network that does not stack either."
+    class Alone(Learner):
+        width = 16
+        def __init__(self, n_classes, shape, members=1):
+            super().__init__(n_classes, shape, members)
+            self.conv, self.norm = skip_init(nn.Conv2d, 3, 4, 3), nn.BatchNorm2d(4)
+            self.classify = skip_init(nn.Linear, 16, n_classes)
+        def embedding(self, x): return F.adaptive_avg_pool2d(self.norm(self.conv(x)), 2).flatten(1).relu()
+    MODELS.register("alone")(Alone)
+    yield
+    del MODELS.components["alone"]
+
+
+@TURNS
+@pytest.mark.parametrize("change", [dict(evaluators=2, strategy="committee"), dict(batch_norm="labelled", strategy="kmeans"),
+                                    dict(averaging="tail")])
+def test_a_network_that_does_not_stack_takes_turns(model, change, alone):
     few = few_digits()
-    pair = [replace(DEEP, **change), replace(DEEP, **change, replication=1)]
-    alone = [outcome(simulate(config, few)) for config in pair]
-    assert [record["n_labels"] for record in alone[0]] == [10, 14]
-    assert [outcome(run) for run in zip(*simulate_cohort(pair, few))] == alone
-    if "evaluators" in change: assert len(alone[0][0]["accuracies"]) == 2
+    pair = [replace(DEEP, model=model, **change), replace(DEEP, model=model, **change, replication=1)]
+    singly = [outcome(simulate(config, few)) for config in pair]
+    assert [record["n_labels"] for record in singly[0]] == [10, 14]
+    assert [outcome(run) for run in zip(*simulate_cohort(pair, few))] == singly
+    if "evaluators" in change: assert len(singly[0][0]["accuracies"]) == 2
 
 
-def test_a_study_of_cohorts_with_a_network_that_does_not_stack(tmp_path):
+@TURNS
+def test_a_study_of_cohorts_with_a_network_that_does_not_stack(model, alone, tmp_path):
     few = few_digits()
-    pair = [DEEP, replace(DEEP, replication=1)]
+    pair = [replace(DEEP, model=model), replace(DEEP, model=model, replication=1)]
     paths = run_study(pair, tmp_path, few, progress=False, cohort=2)
     assert [outcome(read_run(path)[1]) for path in paths] == [outcome(simulate(config, few)) for config in pair]
 

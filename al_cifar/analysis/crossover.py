@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CROSSOVER', 'settles', 'change_of_sign', 'crossover']
 
-# %% ../../nbs/analysis/crossover.ipynb #b783411b
+# %% ../../nbs/analysis/crossover.ipynb #12b98fbf
 import numpy as np
 import pandas as pd
 
 from .bands import bootstrap_differences
 from .frames import check_results, curve_table, sort_rows
 
-# %% ../../nbs/analysis/crossover.ipynb #64173dda
+# %% ../../nbs/analysis/crossover.ipynb #ed197548
 def settles(
     n: np.ndarray,  # (k,) numbers of labels, ascending
     y: np.ndarray,  # (k,) values, linear in between
@@ -25,7 +25,7 @@ def settles(
     start, end = np.clip(y[i:i + 2], -1e9, 1e9)  # the ends of an interval may be infinite
     return float(n[i] + (n[i + 1] - n[i])*start/(start - end))
 
-# %% ../../nbs/analysis/crossover.ipynb #421f3d6e
+# %% ../../nbs/analysis/crossover.ipynb #4c19fe60
 def change_of_sign(
     n: np.ndarray,        # (k,) numbers of labels
     d: np.ndarray,        # (k,) mean differences
@@ -42,7 +42,7 @@ def change_of_sign(
     early, at, late = (way*settles(n, y) for y in (better, sign*d[::way], worse))
     return at, min(early, late), max(early, late)
 
-# %% ../../nbs/analysis/crossover.ipynb #d64fa5bb
+# %% ../../nbs/analysis/crossover.ipynb #2e84e4bc
 def _verdict(n, at, changes, which):
     "In words, where the mean difference changes its sign."
     if not changes: return f"none between {n[0]} and {n[-1]}"
@@ -59,7 +59,7 @@ def _crossing(part, which):
     return dict(labels=labels, ci_low=low, ci_high=high, changes=changes, end=signs[-1],
                 verdict=_verdict(n, at, changes, which))
 
-# %% ../../nbs/analysis/crossover.ipynb #e573bc09
+# %% ../../nbs/analysis/crossover.ipynb #7cb28a74
 CROSSOVER = ["labels", "ci_low", "ci_high", "changes", "ahead", "verdict"]
 
 def crossover(

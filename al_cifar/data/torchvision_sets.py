@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TORCHVISION', 'fetch_files', 'load_cifar100', 'load_svhn', 'read_packed', 'load_mnist', 'load_fashion_mnist']
 
-# %% ../../nbs/data/torchvision_sets.ipynb #76ced559
+# %% ../../nbs/data/torchvision_sets.ipynb #7118cac5
 import gzip
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .cifar10 import (
 from .images import ImageData
 from .saved import working_folder
 
-# %% ../../nbs/data/torchvision_sets.ipynb #ccadc438
+# %% ../../nbs/data/torchvision_sets.ipynb #147e4d93
 def _whole(path, md5):
     "Whether the file is there and hashes to `md5`."
     from torchvision.datasets.utils import check_integrity
@@ -38,8 +38,9 @@ def fetch_files(
     if missing: need_network()
     for path, urls, md5 in missing: _from_any(urls, path, md5)
 
-# %% ../../nbs/data/torchvision_sets.ipynb #16e63b47
-def load_cifar100(root: str | Path) -> ImageData:  # root: holds the batches or their archive, or will hold them
+# %% ../../nbs/data/torchvision_sets.ipynb #ed202dce
+def load_cifar100(root: str | Path  # holds the batches or their archive, or will hold them
+                 ) -> ImageData:
     "CIFAR-100 from `root`, fetched first if need be; DataUnavailableError if that cannot be done."
     root = Path(root).expanduser().absolute()
     def read():
@@ -51,8 +52,9 @@ def load_cifar100(root: str | Path) -> ImageData:  # root: holds the batches or 
     places = [root/"cifar-100-python", root/"cifar-100-python.tar.gz"]  # torchvision's names
     return from_disk_or_network("CIFAR-100", places, "one of the two", read, fetch)
 
-# %% ../../nbs/data/torchvision_sets.ipynb #30e5bc57
-def load_svhn(root: str | Path) -> ImageData:  # root: holds train_32x32.mat and test_32x32.mat, or will hold them
+# %% ../../nbs/data/torchvision_sets.ipynb #88ce8b0d
+def load_svhn(root: str | Path  # holds train_32x32.mat and test_32x32.mat, or will hold them
+             ) -> ImageData:
     "Street view house numbers; DataUnavailableError if they are neither in `root` nor to be had."
     root, names = Path(root).expanduser().absolute(), ("train", "test")
     def read():
@@ -67,7 +69,7 @@ def load_svhn(root: str | Path) -> ImageData:  # root: holds train_32x32.mat and
     places = [root/f"{name}_32x32.mat" for name in names]
     return from_disk_or_network("SVHN", places, "both", read, fetch)
 
-# %% ../../nbs/data/torchvision_sets.ipynb #3e3e28fb
+# %% ../../nbs/data/torchvision_sets.ipynb #a7605896
 def _read_packed(path, reader, md5):
     "The tensor in the packed file `path`; RuntimeError if it is missing or altered."
     if not _whole(path, md5): raise RuntimeError(f"{path} is missing or altered")
@@ -93,7 +95,10 @@ def read_packed(
         else: tensors.append(_read_packed(raw/file, read_label_file, md5))
     return ImageData(name, *tensors, kind.classes, flip=flip, source=(name, str(root)))
 
-# %% ../../nbs/data/torchvision_sets.ipynb #9d0bb731
+# %% ../../nbs/data/torchvision_sets.ipynb #2d1cf4e0
+_PACKED = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+           "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")  # torchvision's names
+
 def _load_packed(name, class_name, title, flip, root):
     root = Path(root).expanduser().absolute()
     def kind():
@@ -103,9 +108,9 @@ def _load_packed(name, class_name, title, flip, root):
         files = kind().resources
         addresses = lambda file: [mirror + file for mirror in kind().mirrors]
         fetch_files(root, [(f"{class_name}/raw/{file}", addresses(file), md5) for file, md5 in files])
-    halves = [f"{half}-{part}.gz" for half in ("train", "t10k") for part in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    places = [root/class_name/"raw"/name for name in halves]
-    return from_disk_or_network(title, places, "all four", lambda: read_packed(name, kind(), root, flip), fetch)
+    def read(): return read_packed(name, kind(), root, flip)
+    places = [root/class_name/"raw"/file for file in _PACKED]
+    return from_disk_or_network(title, places, "all four", read, fetch)
 
 def load_mnist(root: str | Path) -> ImageData:  # root: holds MNIST/raw/*.gz, or will hold it
     "Handwritten digits; DataUnavailableError if they are neither in `root` nor to be had."
@@ -115,7 +120,7 @@ def load_fashion_mnist(root: str | Path) -> ImageData:  # root: holds FashionMNI
     "Pieces of clothing; DataUnavailableError if they are neither in `root` nor to be had."
     return _load_packed("fashion_mnist", "FashionMNIST", "Fashion-MNIST", True, root)
 
-# %% ../../nbs/data/torchvision_sets.ipynb #f535e112
+# %% ../../nbs/data/torchvision_sets.ipynb #4049ddd0
 TORCHVISION = {
     "cifar10": load_cifar10, "cifar100": load_cifar100, "svhn": load_svhn,
     "mnist": load_mnist, "fashion_mnist": load_fashion_mnist}

@@ -83,7 +83,7 @@ def scaled_note(
     values = ", ".join(f"{name}={schedule[name]}" for name in scaled)
     return f"The pool is small, so {values}; other values can be said by hand."
 
-# %% ../../nbs/forms/experiment.ipynb #2b455418
+# %% ../../nbs/forms/experiment.ipynb #56678c72
 NO_ROOT = "data_root is missing: dataset='folder' needs the folder that holds train and test"
 
 def prepare(form: Form, said: dict) -> Plan:

@@ -15,7 +15,7 @@ import numpy as np
 from .errors import ExperimentError, readable_errors
 from .parameters import CONFIG, INSTEAD, LEVELS, OWN, Parameter, meant
 from .plugins import load_plugins
-from ..loop.config import PRESETS, SCHEDULE, Config, schedule_for, usual_schedule
+from ..loop.config import PRESETS, Config, schedule_for, usual_schedule
 from ..loop.settings import ROLES
 
 # %% ../../nbs/forms/form.ipynb #93fe50ae
@@ -92,11 +92,10 @@ def check_runs(answers: Answers) -> None:
     if runs > MOST_RUNS:
         product = "conditions times strategies times replications"
         raise ValueError(f"{product} must be at most {MOST_RUNS}, got {runs}")
-    free = {name: 1 for name in SCHEDULE if answers.settings["dataset"] == "folder"}  # its pool is not known yet
-    free |= {"budget": MOST_IMAGES} if free else {}
+    unknown_pool = answers.settings["dataset"] == "folder"  # the schedule may be scaled to it later
+    free = dict(initial=1, budget=MOST_IMAGES, batch=1) if unknown_pool else None
     for condition in answers.conditions:
-        for strategy in answers.strategies:
-            answers.config(condition | {"strategy": strategy}, schedule=free or None)
+        for strategy in answers.strategies: answers.config(condition | {"strategy": strategy}, schedule=free)
 
 # %% ../../nbs/forms/form.ipynb #6dc9ff5d
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ FILL = choice("black", "grey", "reflect")
 class Config:
     "One run; the defaults are the paper's (Table 1; sections 3, 4). Raises `ValueError` naming the field."
     dataset: str = setting("cifar10", "data", TEXT, "name of the data; auto takes whatever data it is run on")
-    regime: str = setting("full", "data", named(REGIMES), "what is made of the pool: long tail, fewer classes")
+    regime: str = setting("full", "data", named(REGIMES), "what the pool becomes: long tail, fewer classes")
     strategy: str = setting("random", "strategy", named(STRATEGIES), "which images are asked about")
     candidates: int | None = setting(None, "strategy", whole(), "images seen a round; None: the whole pool")
     augment_scoring: bool | None = setting(None, "strategy", FLAG, "score through a random crop and flip")
@@ -184,7 +184,7 @@ def streams_of(config: Config) -> Streams:
 PRESETS = {"digits": dict(initial=50, budget=500, batch=50),
            "cifar100": dict(initial=500, budget=10_000, batch=500)}
 
-# %% ../../nbs/loop/config.ipynb #fb9f09c1
+# %% ../../nbs/loop/config.ipynb #ecd000d2
 SCHEDULE = ("initial", "budget", "batch")
 
 def usual_schedule(dataset: str) -> dict:
@@ -215,11 +215,13 @@ TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_
 # %% ../../nbs/loop/config.ipynb #2abdc55d
 def check_config(config: Config, data: ImageData) -> None:
     "Raise a `ValueError` where `config` does not fit `data`: its name, the size of the pool."
-    wanted = regime_name(config.dataset, config.regime)
-    fits = data.name.endswith(regime_name("", config.regime)) if config.dataset == "auto" else data.name == wanted
+    anything = config.dataset == "auto"
+    wanted = regime_name("" if anything else config.dataset, config.regime)
+    fits = data.name.endswith(wanted) if anything else data.name == wanted
     if not fits:
         how = "" if config.regime == "full" else f" and regime {config.regime!r}, see in_regime,"
-        raise ValueError(f"dataset is {config.dataset!r}{how} in the config, but the data given is {data.name!r}")
+        said = f"dataset is {config.dataset!r}{how} in the config"
+        raise ValueError(f"{said}, but the data given is {data.name!r}")
     if config.budget > len(data.y_train):
         images = f"{len(data.y_train)}, the images of {data.name}"
         raise ValueError(f"budget must be at most {images}, got {config.budget}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESNET_NORMS', 'check_resnet', 'NormedConv', 'Block', 'ResNet18']
 
-# %% ../../nbs/model/resnet.ipynb #ff27ac2f
+# %% ../../nbs/model/resnet.ipynb #e538253d
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn.utils import fuse_conv_bn_eval, skip_init
 
 from .learner import MODELS, Cost, Learner
 
-# %% ../../nbs/model/resnet.ipynb #cedfc33a
+# %% ../../nbs/model/resnet.ipynb #80703307
 RESNET_NORMS = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(8, channels),
@@ -23,7 +23,7 @@ def check_resnet(norm: str) -> None:
     "A `ValueError` unless `norm` is one of `RESNET_NORMS`."
     if norm not in RESNET_NORMS: raise ValueError(f"norm must be one of {', '.join(RESNET_NORMS)}, got {norm!r}")
 
-# %% ../../nbs/model/resnet.ipynb #08c047d4
+# %% ../../nbs/model/resnet.ipynb #4e39ae6a
 class NormedConv(nn.Module):
     "A convolution that keeps the size of images, or divides it by `stride`, and its norm."
     def __init__(self, i: int, o: int, size: int, stride: int, norm: str):
@@ -38,7 +38,7 @@ class NormedConv(nn.Module):
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
-# %% ../../nbs/model/resnet.ipynb #7bf3cbca
+# %% ../../nbs/model/resnet.ipynb #fbeb63dc
 class Block(nn.Module):
     "Two convolutions and a shortcut around them. Source: He et al. (2016), Figure 2."
     def __init__(self, i: int, o: int, stride: int, norm: str):
@@ -51,7 +51,7 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
-# %% ../../nbs/model/resnet.ipynb #e96e98da
+# %% ../../nbs/model/resnet.ipynb #1f1805b0
 @MODELS.register("resnet18", check=check_resnet)
 class ResNet18(Learner):
     """ResNet-18 with a stem for small images; the embedding has 512 numbers.
