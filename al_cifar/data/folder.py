@@ -155,5 +155,5 @@ def load_folder(root: Path # holds train/<class>/* and test/<class>/*
     try: return _with_stems(read_data(save_data(data, path, key), key), train)
     except (OSError, ValueError) as error:
         warnings.warn("the decoded images could not be cached, "
-                      f"so the next load decodes them again: {error}", stacklevel=3)  # load_data's caller
+                      f"so the next load decodes them again: {error}", stacklevel=4)  # load_data's caller
         return data

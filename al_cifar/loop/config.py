@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
-           'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner', 'check_fields',
-           'resolved', 'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition', 'own_sources',
-           'pack_components', 'unpack_components', 'streams_of', 'check_config']
+           'COMPONENTS', 'PRESETS', 'SCHEDULE', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner',
+           'check_fields', 'resolved', 'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition',
+           'own_sources', 'pack_components', 'unpack_components', 'streams_of', 'usual_schedule', 'schedule_for',
+           'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
@@ -208,7 +209,33 @@ def streams_of(config: Config) -> Streams:
     return Streams(config.seed, config.replication, config.strategy, crn)
 
 # %% ../../nbs/loop/config.ipynb #ce39e4a2
-PRESETS = {"digits": dict(initial=50, budget=500, batch=50)}
+PRESETS = {"digits": dict(initial=50, budget=500, batch=50),
+           "cifar100": dict(initial=500, budget=10_000, batch=500)}
+
+# %% ../../nbs/loop/config.ipynb #ecd000d2
+SCHEDULE = ("initial", "budget", "batch")
+
+def usual_schedule(dataset: str) -> dict:
+    "Initial set, budget and batch of a data set of that name: its preset's, else the paper's."
+    paper = {name: getattr(Config(), name) for name in SCHEDULE}
+    return paper | {name: value for name, value in PRESETS.get(dataset, {}).items() if name in SCHEDULE}
+
+def schedule_for(
+    said: dict,              # the settings that were said
+    usual: dict,             # the usual initial, budget and batch
+    y: np.ndarray,           # (N,) labels of the pool
+) -> dict:                   # initial, budget, batch
+    "The usual schedule if a pool has room for it, otherwise one in its proportions; what was said is kept."
+    seen = said.get("candidates", len(y))  # a strategy cannot choose more images than it sees
+    said = {name: said[name] for name in SCHEDULE if name in said}
+    classes, sizes = np.unique(y, return_counts=True)
+    enough = len(y) >= 2*usual["budget"] and len(classes)*sizes.min() >= usual["initial"]
+    if enough or len(said) == len(SCHEDULE): return usual | said
+    most = min(len(y)//2, usual["budget"])
+    batch = said.get("batch", max(1, min(seen, said.get("budget", most)//20)))
+    initial = said.get("initial", min(max(batch, len(classes)), len(classes)*int(sizes.min())))
+    budget = said.get("budget", min(len(y), max(initial + batch, min(most, initial + 19*batch))))
+    return {"initial": min(initial, budget), "budget": budget, "batch": batch} | said
 
 # %% ../../nbs/loop/config.ipynb #c434628b
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
@@ -216,8 +243,13 @@ TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_
 # %% ../../nbs/loop/config.ipynb #2abdc55d
 def check_config(config: Config, data: ImageData) -> None:
     "Raise a `ValueError` where `config` does not fit `data`: its name, the size of the pool."
-    if config.dataset not in ("auto", data.name):
-        raise ValueError(f"dataset is {config.dataset!r} in the config, but the data given is {data.name!r}")
+    anything = config.dataset == "auto"
+    wanted = regime_name("" if anything else config.dataset, config.regime)
+    fits = data.name.endswith(wanted) if anything else data.name == wanted
+    if not fits:
+        how = "" if config.regime == "full" else f" and regime {config.regime!r}, see in_regime,"
+        said = f"dataset is {config.dataset!r}{how} in the config"
+        raise ValueError(f"{said}, but the data given is {data.name!r}")
     if config.budget > len(data.y_train):
         images = f"{len(data.y_train)}, the images of {data.name}"
         raise ValueError(f"budget must be at most {images}, got {config.budget}")
