@@ -12,9 +12,12 @@ __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
 from ..data.images import ImageData
+from ..data.regimes import REGIMES, regime_name
 from .relabel import RELABELS
 from .schedule import check_schedule
 from .settings import (
@@ -54,6 +57,7 @@ FILL = choice("black", "grey", "reflect")
 class Config:
     "One run; the defaults are the paper's (Table 1; sections 3, 4). Raises `ValueError` naming the field."
     dataset: str = setting("cifar10", "data", TEXT, "name of the data; auto takes whatever data it is run on")
+    regime: str = setting("full", "data", named(REGIMES), "what the pool becomes: long tail, fewer classes")
     strategy: str = setting("random", "strategy", named(STRATEGIES), "which images are asked about")
     candidates: int | None = setting(None, "strategy", whole(), "images seen a round; None: the whole pool")
     augment_scoring: bool | None = setting(None, "strategy", FLAG, "score through a random crop and flip")

@@ -21,6 +21,7 @@ from ..analysis.plots import plot_difference_curves, plot_learning_curves
 from ..analysis.report import summaries
 from ..crn import STREAMS_VERSION
 from ..data.images import ImageData
+from ..data.regimes import in_regime
 from ..data.sources import load_data
 from ..loop.config import Config
 from .collect import Place, run_texts
@@ -119,7 +120,7 @@ def compare(
     heads = finished_heads(with_)
     worlds = worlds_of(heads, strategy, baseline)
     data = data or load_data(heads[0]["dataset"], root)
-    check_data(heads, data)
+    check_data(heads, in_regime(data, worlds[0].regime))
     if out_dir is None and not (isinstance(with_, (str, Path)) and Path(with_).is_dir()):
         raise ValueError("out_dir must be a folder for the new runs, where with_ is none, got None")
     out_dir = Path(with_ if out_dir is None else out_dir)

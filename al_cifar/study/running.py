@@ -16,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..data.images import ImageData
+from ..data.regimes import in_regime
 from ..data.sources import load_data
 from ..loop.config import Config, check_config, own_sources
 from .cohort import default_cohort, run_cohorts
@@ -144,8 +145,7 @@ def run_study(
     `StudyError` in the end or when nothing can go on."""
     configs, out_dir = list(configs), Path(out_dir)
     if not configs: raise ValueError("configs must hold at least one Config, got none")
-    loaded = {name: data or load_data(name, root) for name in {config.dataset for config in configs}}
-    data_of = {config: loaded[config.dataset] for config in configs}
+    data_of = data_for(configs, data, root)
     for config in configs: check_config(config, data_of[config])
     out_dir.mkdir(parents=True, exist_ok=True)
     files = {config: out_dir/f"{run_id(config, data_of[config])}.jsonl" for config in configs}
