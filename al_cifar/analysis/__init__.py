@@ -20,7 +20,8 @@ __all__ = ['bootstrap_differences', 'curve_bands', 'difference_bands', 'max_t_fa
            'panel_titles', 'panels', 'save_figure', 'spread', 'strategy_style', 'strategy_styles',
            'component_estimates', 'difference_limits', 'evaluator_areas', 'evaluator_tables', 'mean_squares',
            'need_evaluators', 'toy_evaluators', 'variance_components', 'plot_variance_change', 'shared_replications',
-           'variance_change']
+           'variance_change', 'Precision', 'Race', 'describe_precision', 'describe_race', 'judge', 'judge_precision',
+           'plot_race', 'precise_differences', 'standings', 'eliminate', 'fixed_replications', 'precise_after']
 
 # %% ../../nbs/07_analysis.ipynb #906fdf93
 from .bands import bootstrap_differences, curve_bands, difference_bands, max_t_factor
@@ -49,6 +50,7 @@ from .power import (
 from .ranks import plot_critical_difference, plot_penalty_matrix, rank_groups
 from .report import accuracy_table, final_table, summaries, summary
 from .savings import label_savings, labels_to_reach, return_on_investment
+from .selection import eliminate, fixed_replications, precise_after
 from .style import (
     COLOURS, DASHES, KNOWN, LOOKS, MORE, STYLE, finish, label_lines, panels, save_figure, spread,
     strategy_style, strategy_styles)
@@ -56,6 +58,9 @@ from .variance import (
     component_estimates, difference_limits, evaluator_areas, evaluator_tables, mean_squares, need_evaluators,
     toy_evaluators, variance_components)
 from .variance_change import plot_variance_change, shared_replications, variance_change
+from al_cifar.analysis.verdicts import (
+    Precision, Race, describe_precision, describe_race, judge, judge_precision, plot_race, precise_differences,
+    standings)
 
 # %% ../../nbs/07_analysis.ipynb #510527ef
 _all_ = [
@@ -76,4 +81,6 @@ _all_ = [
     "alt_text", "condition_label", "dataset_of", "finish", "label_lines", "panel_titles", "panels",
     "save_figure", "spread", "strategy_style", "strategy_styles", "component_estimates", "difference_limits",
     "evaluator_areas", "evaluator_tables", "mean_squares", "need_evaluators", "toy_evaluators",
-    "variance_components", "plot_variance_change", "shared_replications", "variance_change"]
+    "variance_components", "plot_variance_change", "shared_replications", "variance_change",
+    "Precision", "Race", "describe_precision", "describe_race", "judge", "judge_precision", "plot_race",
+    "precise_differences", "standings", "eliminate", "fixed_replications", "precise_after"]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Race', 'judge', 'points', 'standings', 'cost_of', 'latest', 'amount', 'race_line', 'describe_race', 'plot_race',
-           'Precision', 'measure', 'differences', 'precision_line', 'describe_precision']
+           'Precision', 'judge_precision', 'precise_differences', 'precision_line', 'describe_precision']
 
 # %% ../../nbs/analysis/verdicts.ipynb #ab13b193
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .style import label_lines, panels, strategy_styles
 @dataclass(frozen=True)
 class Race:
     "A race as far as it got."
-    areas: pd.DataFrame         # AULC that counted: replications x strategies, NaN after a strategy was dropped
+    areas: pd.DataFrame         # AULC that counted, replications x strategies; NaN where dropped
     delta: float                # AULC
     alpha: float
     first: int                  # replications of all strategies before any is dropped
@@ -144,12 +144,12 @@ def describe_race(race: Race) -> str:
     runs = f"{cost['runs']} runs of {race.areas.shape[1]} strategies"
     if not race.decided:
         return (f"Undecided after {race.replications} replications: {', '.join(race.left)} are still in. "
-                f"{race.winner} has the best mean, and nothing is guaranteed. More replications go on from here.")
+                f"{race.winner} has the best mean, and nothing is guaranteed. More replications go on.")
     share = f"{100*cost['runs']/cost['fixed']:.0f} %"
-    return (f"{race.winner} wins after {race.replications} replications. The rule picks the best strategy, or one "
-            f"within {delta} of it, with a probability of at least {1 - race.alpha:g} if areas are about normal. "
-            f"It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications of each) "
-            "of Clark and Yang's fixed design with the same guarantee.")
+    return (f"{race.winner} wins after {race.replications} replications. The rule picks the best strategy, "
+            f"or one within {delta} of it, with a probability of at least {1 - race.alpha:g} if areas are "
+            f"about normal. It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications "
+            "of each) of Clark and Yang's fixed design with the same guarantee.")
 
 # %% ../../nbs/analysis/verdicts.ipynb #c990e8fc
 def _draw_race(ax, race, scale):
@@ -173,7 +173,8 @@ def plot_race(race: Race) -> Figure:
     height = max(2.8, .6 + .16*race.areas.shape[1])
     with panels([title], width=5, height=height) as (fig, (ax,)):
         _draw_race(ax, race, scale)
-        ax.set(xlabel="replications", ylabel=f"behind {race.winner} ({unit})")
+        ax.set(xlabel="replications", ylabel=f"difference from {race.winner}\n({unit})")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.axhspan(-scale*race.delta, 0, color="0.5", alpha=.12, lw=0)
         label_lines(ax)
     return fig
@@ -190,7 +191,7 @@ class Precision:
     reached: bool              # whether all intervals are narrow enough
     label_range: float | None
 
-def measure(
+def judge_precision(
     areas: pd.DataFrame,  # AULC, a row per replication in order, a column per strategy, no gaps
     half_width: float,    # AULC
     baseline: str = "random",
@@ -202,7 +203,8 @@ def measure(
     names = list(areas)
     check_precision(len(set(names)), half_width, alpha)
     check_replications(first, max(first, len(areas)))
-    if baseline not in names: raise ValueError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
+    if baseline not in names:
+        raise ValueError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
     if len(areas) < first: raise ValueError(f"areas must have {first} replications or more, got {len(areas)}")
     d = areas.drop(columns=baseline).sub(areas[baseline], axis=0).to_numpy(float)
     r = precise_after(d, half_width, alpha, first)
@@ -210,7 +212,9 @@ def measure(
     return Precision(areas.iloc[:n], baseline, half_width, alpha, n, r is not None, label_range)
 
 # %% ../../nbs/analysis/verdicts.ipynb #a3d0cd8a
-def differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
+def precise_differences(
+    found: Precision,
+) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
     "Every strategy minus the baseline, with t intervals that hold for all at once (Bonferroni)."
     d = found.areas.drop(columns=found.baseline).sub(found.areas[found.baseline], axis=0)
     half, diff = half_widths(d.to_numpy(float), len(d), found.alpha), d.mean().to_numpy()
@@ -221,10 +225,11 @@ def differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low,
 # %% ../../nbs/analysis/verdicts.ipynb #5a5017d4
 def precision_line(found: Precision) -> str:
     "One line on the intervals so far, and about how many replications they need."
-    table = differences(found)
+    table = precise_differences(found)
     widest = table.loc[table.half_width.idxmax()]
     width, wanted = (amount(w, found.label_range) for w in (widest.half_width, found.half_width))
-    known = f"{found.replications} replications: widest is {widest.strategy} minus {found.baseline}, +-{width}"
+    pair = f"{widest.strategy} minus {found.baseline}"
+    known = f"{found.replications} replications: widest is {pair}, +-{width}"
     if found.reached: return f"{known}: done, +-{wanted} was wanted"
     about = int(np.ceil(found.replications*(widest.half_width/found.half_width)**2))
     return f"{known}; wanted +-{wanted}, which takes about {about}"
@@ -232,7 +237,7 @@ def precision_line(found: Precision) -> str:
 def describe_precision(found: Precision) -> str:
     "The differences in sentences, one each."
     lines = [precision_line(found)]
-    for row in differences(found).itertuples():
+    for row in precise_differences(found).itertuples():
         side = "better than" if row.ci_low > 0 else "worse than" if row.ci_high < 0 else "not told apart from"
         interval = f"{row.diff:.3g} ({row.ci_low:.3g} to {row.ci_high:.3g}) AULC"
         lines.append(f"{row.strategy} is {side} {found.baseline}: {interval}")

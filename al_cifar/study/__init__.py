@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['bundle', 'unbundle', 'run_one', 'estimate', 'images_of', 'seconds_per_image', 'status', 'load_results', 'StudyError',
            'failure_text', 'go_on', 'grid', 'halt', 'run_study', 'so_far', 'finished', 'header', 'read_run', 'run_id',
-           'available_cores', 'process_pool']
+           'available_cores', 'process_pool', 'race', 'until_precise']
 
 # %% ../../nbs/06_study.ipynb #d1fbdf51
 from .bundle import bundle, unbundle
 from .durable import run_one
 from .estimate import estimate, images_of, seconds_per_image
 from .progress import status
+from .race import race, until_precise
 from .results import load_results
 from .running import StudyError, failure_text, go_on, grid, halt, run_study, so_far
 from .records import finished, read_run
@@ -21,4 +22,5 @@ from .workers import available_cores, process_pool
 # %% ../../nbs/06_study.ipynb #b7555d0f
 _all_ = ["bundle", "unbundle", "run_one", "estimate", "images_of", "seconds_per_image", "status",
          "load_results", "StudyError", "failure_text", "go_on", "grid", "halt", "run_study", "so_far",
-         "finished", "header", "read_run", "run_id", "available_cores", "process_pool"]
+         "finished", "header", "read_run", "run_id", "available_cores", "process_pool",
+         "race", "until_precise"]

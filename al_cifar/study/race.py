@@ -127,7 +127,7 @@ def until_precise(
 ) -> "Precision":                      # see analysis.verdicts
     "Run replications until all differences from the baseline have narrow intervals. Raises as `race`."
     from al_cifar.analysis.selection import check_precision, check_replications  # its package takes a second
-    from al_cifar.analysis.verdicts import measure, precision_line
+    from al_cifar.analysis.verdicts import judge_precision, precision_line
     names = spelled(base, [baseline, *spelled(base, strategies)])
     check_precision(len(names), half_width, alpha)
     check_replications(first, most)
@@ -135,7 +135,7 @@ def until_precise(
     to = first
     while True:
         track.grow(names, to)
-        found = measure(track.areas, half_width, names[0], alpha, first, track.label_range)
+        found = judge_precision(track.areas, half_width, names[0], alpha, first, track.label_range)
         track.say(precision_line(found))
         if found.reached or to >= most: return found
         to = min(most, to + wave_size(workers or workers_of(executor), len(names)))
