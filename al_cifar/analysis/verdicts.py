@@ -23,7 +23,7 @@ from .style import label_lines, panels, strategy_styles
 @dataclass(frozen=True)
 class Race:
     "A race as far as it got."
-    areas: pd.DataFrame         # AULC that counted: replications x strategies, NaN after a strategy was dropped
+    areas: pd.DataFrame         # AULC that counted, replications x strategies; NaN where dropped
     delta: float                # AULC
     alpha: float
     first: int                  # replications of all strategies before any is dropped
@@ -144,12 +144,12 @@ def describe_race(race: Race) -> str:
     runs = f"{cost['runs']} runs of {race.areas.shape[1]} strategies"
     if not race.decided:
         return (f"Undecided after {race.replications} replications: {', '.join(race.left)} are still in. "
-                f"{race.winner} has the best mean, and nothing is guaranteed. More replications go on from here.")
+                f"{race.winner} has the best mean, and nothing is guaranteed. More replications go on.")
     share = f"{100*cost['runs']/cost['fixed']:.0f} %"
-    return (f"{race.winner} wins after {race.replications} replications. The rule picks the best strategy, or one "
-            f"within {delta} of it, with a probability of at least {1 - race.alpha:g} if areas are about normal. "
-            f"It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications of each) "
-            "of Clark and Yang's fixed design with the same guarantee.")
+    return (f"{race.winner} wins after {race.replications} replications. The rule picks the best strategy, "
+            f"or one within {delta} of it, with a probability of at least {1 - race.alpha:g} if areas are "
+            f"about normal. It took {runs}, {share} of the {cost['fixed']} ({cost['fixed_each']} replications "
+            "of each) of Clark and Yang's fixed design with the same guarantee.")
 
 # %% ../../nbs/analysis/verdicts.ipynb #c990e8fc
 def _draw_race(ax, race, scale):
@@ -203,7 +203,8 @@ def judge_precision(
     names = list(areas)
     check_precision(len(set(names)), half_width, alpha)
     check_replications(first, max(first, len(areas)))
-    if baseline not in names: raise ValueError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
+    if baseline not in names:
+        raise ValueError(f"baseline must be one of {', '.join(names)}, got {baseline!r}")
     if len(areas) < first: raise ValueError(f"areas must have {first} replications or more, got {len(areas)}")
     d = areas.drop(columns=baseline).sub(areas[baseline], axis=0).to_numpy(float)
     r = precise_after(d, half_width, alpha, first)
@@ -211,7 +212,9 @@ def judge_precision(
     return Precision(areas.iloc[:n], baseline, half_width, alpha, n, r is not None, label_range)
 
 # %% ../../nbs/analysis/verdicts.ipynb #a3d0cd8a
-def precise_differences(found: Precision) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
+def precise_differences(
+    found: Precision,
+) -> pd.DataFrame:  # strategy, n, diff, ci_low, ci_high, half_width (points)
     "Every strategy minus the baseline, with t intervals that hold for all at once (Bonferroni)."
     d = found.areas.drop(columns=found.baseline).sub(found.areas[found.baseline], axis=0)
     half, diff = half_widths(d.to_numpy(float), len(d), found.alpha), d.mean().to_numpy()
@@ -225,7 +228,8 @@ def precision_line(found: Precision) -> str:
     table = precise_differences(found)
     widest = table.loc[table.half_width.idxmax()]
     width, wanted = (amount(w, found.label_range) for w in (widest.half_width, found.half_width))
-    known = f"{found.replications} replications: widest is {widest.strategy} minus {found.baseline}, +-{width}"
+    pair = f"{widest.strategy} minus {found.baseline}"
+    known = f"{found.replications} replications: widest is {pair}, +-{width}"
     if found.reached: return f"{known}: done, +-{wanted} was wanted"
     about = int(np.ceil(found.replications*(widest.half_width/found.half_width)**2))
     return f"{known}; wanted +-{wanted}, which takes about {about}"
