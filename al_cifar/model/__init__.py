@@ -16,8 +16,10 @@ __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'check_parts', 'draw_weig
            'warm']
 
 # %% ../../nbs/01_model.ipynb #8d1e1ec3
-from .learner import MODELS, Cost, Learner, check_model, draw_weights, dropout_of
+from .learner import (
+    MODELS, Cost, Learner, check_model, check_parts, draw_weights, dropout_of)
 from .simple_cnn import NORMS, GroupedLinear, SimpleCNN, check_norm, check_simple_cnn
+from .resnet import RESNET_NORMS, Block, NormedConv, ResNet18, check_resnet
 from .inference import accuracy, cast, infer, normalise, toy_images
 from .losses import (
     LOG_ZERO, LOSSES, check_gce, check_sce, check_smoothing, cross_entropy, forward, gce, is_aided_loss, sce)
