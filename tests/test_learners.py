@@ -26,6 +26,7 @@ from al_cifar.model.inference import normalise
 from al_cifar.model.training import train
 from al_cifar.oracle.annotator import ORACLES
 from al_cifar.study import grid, load_results, run_study
+from al_cifar.study.cohort import simulate_cohort
 from al_cifar.study.records import read_run
 from al_cifar.study.runs import run_id
 
@@ -204,6 +205,14 @@ def test_resumed_after_any_round_and_calibration_recorded(learner):
         again = simulate(replace(SHORT, **learner), DIGITS, whole[:done])
         assert outcome(whole[:done]) + outcome(again) == outcome(whole)
     for record in whole: assert 0 <= record["ece"] <= 1 and isfinite(record["nll"]) and record["nll"] > 0
+
+
+@pytest.mark.parametrize("reinit", ["warm", "warm(shrink=0.5, noise=0.1)"])
+def test_runs_in_lockstep_resume_as_they_do_alone(reinit):
+    configs = [replace(SHORT, epochs=3, reinit=reinit, strategy=name) for name in ("random", "least_confidence")]
+    alone = [list(simulate(config, DIGITS)) for config in configs]
+    rest = zip(*simulate_cohort(configs, DIGITS, [records[:2] for records in alone], together=1))
+    assert [outcome(records) for records in rest] == [outcome(records[2:]) for records in alone]
 
 
 def test_nll_of_a_robust_learner_is_that_of_its_probabilities():
