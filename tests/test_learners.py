@@ -26,6 +26,7 @@ from al_cifar.model.inference import normalise
 from al_cifar.model.training import train
 from al_cifar.oracle.annotator import ORACLES
 from al_cifar.study import grid, load_results, run_study
+from al_cifar.study.cohort import simulate_cohort
 from al_cifar.study.records import read_run
 from al_cifar.study.runs import run_id
 
@@ -206,6 +207,14 @@ def test_resumed_after_any_round_and_calibration_recorded(learner):
     for record in whole: assert 0 <= record["ece"] <= 1 and isfinite(record["nll"]) and record["nll"] > 0
 
 
+@pytest.mark.parametrize("reinit", ["warm", "warm(shrink=0.5, noise=0.1)"])
+def test_runs_in_lockstep_resume_as_they_do_alone(reinit):
+    configs = [replace(SHORT, epochs=3, reinit=reinit, strategy=name) for name in ("random", "least_confidence")]
+    alone = [list(simulate(config, DIGITS)) for config in configs]
+    rest = zip(*simulate_cohort(configs, DIGITS, [records[:2] for records in alone], together=1))
+    assert [outcome(records) for records in rest] == [outcome(records[2:]) for records in alone]
+
+
 def test_nll_of_a_robust_learner_is_that_of_its_probabilities():
     run = run_of(loss="sce", epsilon=.3)
     model = train_all(run, DIGITS, DIGITS.x_train)[selector(run).identity]
@@ -215,14 +224,14 @@ def test_nll_of_a_robust_learner_is_that_of_its_probabilities():
     assert np.isclose(one_round(run, DIGITS, DIGITS.x_train)["nll"], expected)
 
 
-SCRIPT = """
+WARM = dict(reinit="warm(shrink=0.6, noise=0.1)", measured_labels="true", epsilon=.3, epochs=3, strategy="least_confidence")
+SCRIPT = f"""
 import sys
 from dataclasses import replace
 from al_cifar.data import load_data
 from al_cifar.loop import TOY
 from al_cifar.study import run_study
-config = replace(TOY, budget=int(sys.argv[2]), epochs=3, strategy="least_confidence", epsilon=.3,
-                 reinit="warm(shrink=0.6, noise=0.1)", measured_labels="true")
+config = replace(TOY, budget=int(sys.argv[2]), **{WARM})
 if __name__ == "__main__": run_study([config], sys.argv[1], load_data("digits"), progress=False)
 """
 
@@ -231,12 +240,11 @@ def killed_and_resumed(folder, kills, seed, budget):
     "Records of a warm run left alone and of one killed -9 at random moments, and how often it was killed."
     script, g = folder/"script.py", random.Random(seed)
     script.write_text(SCRIPT)
-    def command(name): return dict(args=[sys.executable, script, folder/name, str(budget)], stdin=subprocess.DEVNULL)
-    def on_disk(): return sum(path.read_bytes().count(b"\n") for path in (folder/"killed").glob("*.jsonl"))
-    def records(name): return [outcome(read_run(path)[1]) for path in (folder/name).glob("*.jsonl")]
-    subprocess.run(**command("alone"), check=True)
+    command = [sys.executable, script, folder/"study", str(budget)]
+    def files(): return list((folder/"study").glob("*.jsonl"))
+    def on_disk(): return sum(path.read_bytes().count(b"\n") for path in files())
     for happened in range(kills + 1):
-        process, wanted = subprocess.Popen(**command("killed")), on_disk() + g.randint(1, 2)
+        process, wanted = subprocess.Popen(command, stdin=subprocess.DEVNULL), on_disk() + g.randint(1, 2)
         if happened == kills: break
         while on_disk() < wanted and process.poll() is None: time.sleep(.005)
         time.sleep(g.random()*.1)
@@ -244,7 +252,9 @@ def killed_and_resumed(folder, kills, seed, budget):
         process.kill()
         process.wait()
     assert process.wait() == 0
-    return *records("alone"), *records("killed"), happened
+    [path] = files()
+    alone = simulate(replace(TOY, budget=budget, **WARM), DIGITS)
+    return outcome(alone), outcome(read_run(path)[1]), happened
 
 
 def test_a_warm_run_killed_resumes_to_the_same_bits(tmp_path):
