@@ -33,7 +33,7 @@ setup(
     extras_require=needs | {"dev": [one for extra in (*extras, "dev") for one in needs[extra]]},
     entry_points={
         "nbdev": [f"{cfg['lib_path']}=al_cifar._modidx:d"],
-        "console_scripts": ["al_cifar_study=al_cifar.forms.command:main"],
+        "console_scripts": ["al_cifar=al_cifar.forms.cli:main", "al_cifar_study=al_cifar.forms.command:main"],
         "papermill.engine": ["al_cifar=al_cifar.forms.terminal:Engine"],
     },
     zip_safe=False,
