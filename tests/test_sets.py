@@ -29,7 +29,8 @@ from al_cifar.data.sources import load_data, load_source
 from al_cifar.forms.errors import ExperimentError
 from al_cifar.forms.experiment import expect, prepare
 from al_cifar.forms.form import EXPERIMENT
-from al_cifar.loop.config import TOY, Config, usual_schedule
+from al_cifar.loop.config import TOY, Config
+from al_cifar.loop.presets import usual_schedule
 from al_cifar.loop.rounds import outcome, simulate
 from al_cifar.model.learner import MODELS, Learner, check_model, draw_weights
 from al_cifar.study.cohort import simulate_cohort

@@ -17,7 +17,8 @@ from ..data.regimes import in_regime
 from ..data.sources import load_data
 from .errors import ExperimentError, readable_errors
 from .form import EXPERIMENT, Answers, Form
-from ..loop.config import SCHEDULE, Config, usual_schedule
+from ..loop.config import Config
+from ..loop.presets import SCHEDULE, usual_schedule
 from ..loop.rounds import pick_device, simulate
 from ..study.estimate import estimate
 from ..study.running import grid, run_study

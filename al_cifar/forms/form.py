@@ -15,7 +15,8 @@ import numpy as np
 from .errors import ExperimentError, readable_errors
 from .parameters import CONFIG, INSTEAD, LEVELS, OWN, Parameter, meant
 from .plugins import load_plugins
-from ..loop.config import PRESETS, Config, schedule_for, usual_schedule
+from ..loop.config import Config
+from ..loop.presets import PRESETS, schedule_for, usual_schedule
 from ..loop.settings import ROLES
 
 # %% ../../nbs/forms/form.ipynb #93fe50ae

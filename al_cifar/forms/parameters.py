@@ -17,7 +17,8 @@ from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
-from ..loop.config import MANY, PRESETS, Config
+from ..loop.config import MANY, Config
+from ..loop.presets import PRESETS
 from ..loop.settings import FLAG, PURPOSES, SHARING, Kind, Refused, Setting, settings_of, whole
 from ..strategies.contract import PAPER_NAMES, STRATEGIES
 

@@ -13,7 +13,7 @@ __all__ = ['MEANT', 'PRESETS', 'PROTOCOLS', 'TOY', 'Config', 'asked_strategy', '
 # %% ../../nbs/05_loop.ipynb #516ca84c
 from .asking import Predictions, Trained, ask, pool_of, pool_view
 from .config import (
-    MEANT, PRESETS, PROTOCOLS, TOY, Config, asked_strategy, check_config, check_fields, label, streams_of)
+    MEANT, PROTOCOLS, TOY, Config, asked_strategy, check_config, check_fields, label, streams_of)
 from .difficulty import cross_fitted
 from .lockstep import lockstep
 from .measures import MEASURES, Seen, measure, measures_table

@@ -4,15 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
-           'COMPONENTS', 'PRESETS', 'SCHEDULE', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner',
-           'check_fields', 'resolved', 'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition',
-           'own_sources', 'pack_components', 'unpack_components', 'streams_of', 'usual_schedule', 'schedule_for',
-           'check_config']
+           'COMPONENTS', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner', 'check_fields', 'resolved',
+           'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition', 'own_sources', 'pack_components',
+           'unpack_components', 'streams_of', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
@@ -119,6 +116,9 @@ def check_learner(config: Config) -> None:
     if networks_of(config.loss) > 1 and not MODELS.find(config.model)[0].make.stacks:
         raise ValueError(f"loss={config.loss!r} trains two networks in one: model must be of a kind that "
                          f"stacks, got {config.model!r}")
+    if is_aided_loss(config.loss) and config.relabel != "none":
+        raise ValueError(f"relabel must be none, since the matrix of loss={config.loss!r} is that of one "
+                         f"answer, got {config.relabel!r}")
     known = [name for name, one in ORACLES.components.items() if "transition" in one.facts]
     if is_aided_loss(config.loss) and ORACLES.find(config.oracle)[0].name not in known:
         raise ValueError(f"loss={config.loss!r} needs an oracle with a transition matrix, one of "
@@ -211,35 +211,6 @@ def streams_of(config: Config) -> Streams:
     shared = tuple(purpose for purpose in PURPOSES if purpose not in config.independent)
     crn = shared if config.crn is True and config.independent else config.crn
     return Streams(config.seed, config.replication, config.strategy, crn)
-
-# %% ../../nbs/loop/config.ipynb #ce39e4a2
-PRESETS = {"digits": dict(initial=50, budget=500, batch=50),
-           "cifar100": dict(initial=500, budget=10_000, batch=500)}
-
-# %% ../../nbs/loop/config.ipynb #ecd000d2
-SCHEDULE = ("initial", "budget", "batch")
-
-def usual_schedule(dataset: str) -> dict:
-    "Initial set, budget and batch of a data set of that name: its preset's, else the paper's."
-    paper = {name: getattr(Config(), name) for name in SCHEDULE}
-    return paper | {name: value for name, value in PRESETS.get(dataset, {}).items() if name in SCHEDULE}
-
-def schedule_for(
-    said: dict,              # the settings that were said
-    usual: dict,             # the usual initial, budget and batch
-    y: np.ndarray,           # (N,) labels of the pool
-) -> dict:                   # initial, budget, batch
-    "The usual schedule if a pool has room for it, otherwise one in its proportions; what was said is kept."
-    seen = said.get("candidates", len(y))  # a strategy cannot choose more images than it sees
-    said = {name: said[name] for name in SCHEDULE if name in said}
-    classes, sizes = np.unique(y, return_counts=True)
-    enough = len(y) >= 2*usual["budget"] and len(classes)*sizes.min() >= usual["initial"]
-    if enough or len(said) == len(SCHEDULE): return usual | said
-    most = min(len(y)//2, usual["budget"])
-    batch = said.get("batch", max(1, min(seen, said.get("budget", most)//20)))
-    initial = said.get("initial", min(max(batch, len(classes)), len(classes)*int(sizes.min())))
-    budget = said.get("budget", min(len(y), max(initial + batch, min(most, initial + 19*batch))))
-    return {"initial": min(initial, budget), "budget": budget, "batch": batch} | said
 
 # %% ../../nbs/loop/config.ipynb #c434628b
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
