@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cifar10 import DataUnavailableError, load_cifar10
 from .digits import load_digits
+from .features import FeatureData, load_features
 from .folder import load_folder
 from .images import ImageData
 from .saved import read_data, save_data, user_cache
@@ -43,15 +44,16 @@ def _fallback_text(root, error):
     return _framed(f"{text}\n{error}")
 
 # %% ../../nbs/data/sources.ipynb #2f730778
-def load_data(name: str = "auto", # "auto", "cifar10", "folder" or "digits"
+def load_data(name: str = "auto", # "auto", "cifar10", "folder", "features" or "digits"
               root: str | Path | None = None # None: AL_CIFAR_DATA, or else the user cache
-             ) -> ImageData:
+             ) -> ImageData | FeatureData:
     "Load a data set by name; with AL_CIFAR_OFFLINE=1 nothing touches the network."
-    names = "auto", "cifar10", "folder", "digits"
+    names = "auto", "cifar10", "folder", "features", "digits"
     if name not in names: raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
     if name == "digits": return load_digits()
     root = _data_root(root)
     if name == "folder": return load_folder(root)
+    if name == "features": return load_features(root)
     try: return load_cifar10(root)
     except DataUnavailableError as error:
         if name == "cifar10": raise
@@ -63,11 +65,11 @@ def load_data(name: str = "auto", # "auto", "cifar10", "folder" or "digits"
 def _open_source(kind, place):
     "The data set `kind` at `place`; opened once in a process."
     if kind == "arrays": return read_data(place)
-    if kind in ("cifar10", "folder", "digits"): return load_data(kind, place)
-    raise ValueError(f"source must start with arrays, cifar10, folder or digits, got {kind!r}")
+    if kind in ("cifar10", "folder", "features", "digits"): return load_data(kind, place)
+    raise ValueError(f"source must start with arrays, cifar10, folder, features or digits, got {kind!r}")
 
-def load_source(source: tuple # ImageData.source: (kind, path or None)
-               ) -> ImageData:
+def load_source(source: tuple # the data's source: (kind, path or None)
+               ) -> ImageData | FeatureData:
     "Open the data that `source` names; a process opens each source once."
     is_pair = isinstance(source, (tuple, list)) and len(source) == 2
     if not is_pair:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_halves', 'Predictions', 'round_keys', 'pool_of', 'infer_augmented', 'Trained', 'dropout_mask', 'gumbel_numbers',
-           'tested', 'answers', 'pool_view', 'ask']
+           'tested', 'pictures', 'answers', 'pool_view', 'ask']
 
 # %% ../../nbs/loop/asking.ipynb #2a5a0958
 from collections.abc import Callable
@@ -137,6 +137,12 @@ def tested(run: Run, data: ImageData, trained: Trained) -> tuple[np.ndarray, np.
     _, h = infer(known.model.pick([trained.m]), images, precision=run.config.precision)
     return h.cpu().numpy(), data.y_test.cpu().numpy()
 
+def pictures(data: ImageData, pool: np.ndarray) -> dict[str, Callable]:
+    "The source of the pool's images; none for features that know of no images."
+    images = data if data.kind == "images" else data.images
+    if images is None: return {}
+    return {"images": lambda: images.x_train[torch.from_numpy(pool)]}
+
 def answers(run: Run, data: ImageData, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
     "The sources of true labels and of the test set; none for a strategy that does not need them."
     aided = {"true_labels": lambda: run.true[pool], "test": lambda: tested(run, data, trained)}
@@ -159,12 +165,12 @@ def pool_view(
         pool, run.priority[pool], data.n_classes, run.round, labels,
         forward=lambda: outputs(trained, pool),
         labelled_forward=lambda: outputs(trained, run.labelled),
-        images=lambda: data.x_train[torch.from_numpy(pool)],
         masks=lambda t: dropout_mask(run, t, model.width, model.dropout or .5)[pool],
         classify=lambda h: trained.predictions.classify(trained.m, h),
         committee=lambda: np.stack([outputs(member, pool)[0] for member in committee or (trained,)]),
         gumbel=lambda draw: gumbel_numbers(run, draw)[pool],
         keys=lambda: round_keys(run)[pool],
+        **pictures(data, pool),
         **answers(run, data, trained, pool))
 
 # %% ../../nbs/loop/asking.ipynb #74fc41dc

@@ -6,14 +6,16 @@
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
            'COMPONENTS', 'PRESETS', 'TOY', 'Config', 'has_level', 'check_components', 'check_fields', 'resolved',
            'asked_strategy', 'sees_answers', 'label', 'condition', 'own_sources', 'pack_components',
-           'unpack_components', 'streams_of', 'check_config']
+           'unpack_components', 'streams_of', 'check_learner', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
 
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
+from ..data.features import FeatureData
 from ..data.images import ImageData
+from ..data.representation import REPRESENTATIONS, check_representation, kind_seen
 from .settings import (
     FLAG, SHARING, TEXT, choice, named, number, read_settings, setting, settings_of, whole)
 from .settings import PURPOSES as PURPOSE_LIST
@@ -22,7 +24,7 @@ from ..model.losses import LOSSES
 from ..model.reinit import REINITS
 from ..model.stopping import STOPPING, may_end_early
 from ..oracle.annotator import ORACLES
-from ..strategies.contract import STRATEGIES, is_aided
+from ..strategies.contract import STRATEGIES, is_aided, sources_of
 
 # %% ../../nbs/loop/config.ipynb #915e88a4
 PROTOCOLS = {
@@ -62,6 +64,7 @@ class Config:
     batch: int = setting(100, "schedule", whole(), "images queried a round; the last round may query fewer")
     stratified: bool | None = setting(None, "schedule", FLAG, "initial set equally many per class")
     evaluators: int = setting(1, "schedule", MANY, "trainings that measure a round; the first selects")
+    representation: str = setting("pixels", "learner", named(REPRESENTATIONS), "what the network sees")
     model: str = setting("simple_cnn", "learner", named(MODELS), "the network")
     reinit: str = setting("theta0", "learner", named(REINITS), "the weights that a round starts from")
     epochs: int = setting(10, "learner", whole(), "passes over the labelled set a round")
@@ -182,6 +185,22 @@ PRESETS = {"digits": dict(initial=50, budget=500, batch=50)}
 # %% ../../nbs/loop/config.ipynb #c434628b
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
 
+# %% ../../nbs/loop/config.ipynb #cb2e8d74
+def check_learner(config: Config, data: ImageData | FeatureData) -> None:
+    "A `ValueError` where model, representation and `data` do not go together."
+    check_representation(config.representation, data)
+    model, seen = MODELS.find(config.model)[0].make, kind_seen(config.representation, data)
+    if model.reads != seen:
+        fitting = ", ".join(name for name in MODELS if MODELS[name].reads == seen)
+        raise ValueError(f"model must learn on {seen} ({fitting}), got {config.model!r}, which learns on "
+                         f"{model.reads}; representation is {config.representation!r}, data is {data.name!r}")
+    for name, needed in model.must.items():
+        value = getattr(config.resolved(), name)
+        if value != needed: raise ValueError(f"{name} must be {needed!r} for {config.model}, got {value!r}")
+    blind = seen == "features" and data.kind == "features" and data.images is None
+    if blind and "images" in sources_of(asked_strategy(config)):
+        raise ValueError(f"strategy must not look at images, {data.name} has none, got {config.strategy!r}")
+
 # %% ../../nbs/loop/config.ipynb #2abdc55d
 def check_config(config: Config, data: ImageData) -> None:
     "Raise a `ValueError` where `config` does not fit `data`: its name, the size of the pool."
@@ -190,3 +209,4 @@ def check_config(config: Config, data: ImageData) -> None:
     if config.budget > len(data.y_train):
         images = f"{len(data.y_train)}, the images of {data.name}"
         raise ValueError(f"budget must be at most {images}, got {config.budget}")
+    check_learner(config, data)

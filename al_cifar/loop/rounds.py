@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
+from ..data.representation import represented
 from .asking import Predictions, Trained, ask, pool_view
 from .config import Config
 from .measures import Seen, measures_of
@@ -105,6 +106,7 @@ def simulate(
 
 def rounds_of(run: Run, data: ImageData) -> Iterator[dict]:
     "Yield the records of `run` from the round it is in until the budget is spent."
+    data = represented(run.config.representation, data)
     x = data.x_train.to(pick_device(run.config.device))
     while not run.finished:
         record = one_round(run, data, x)

@@ -151,6 +151,7 @@ def fit(
     images = x[_stack([t.run.labelled for t in trainings], x)]
     labels = _stack([training_labels(t.run, t.labels) for t in trainings], x)
     model = new_model(trainings, data, x.device)
+    if model.solve: return model.solve(images, labels).fold()
     steps = config.epochs*-(-labels.shape[1]//config.train_batch)
     tail = TailAverage(steps) if config.averaging == "tail" else None
     stop = STOPPING.make(config.stopping)(look_at(trainings[0], data, images[0], labels[0]))

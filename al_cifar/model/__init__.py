@@ -7,7 +7,8 @@ __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'draw_weights', 'dropout_
            'check_norm', 'check_simple_cnn', 'accuracy', 'cast', 'infer', 'normalise', 'toy_images', 'LOSSES',
            'cross_entropy', 'FILLS', 'Epoch', 'augment', 'kept_of', 'masked_logits', 'mini_batches', 'padded',
            'threads', 'toy_epochs', 'toy_learner', 'train', 'STOPPING', 'Plateau', 'fixed', 'may_end_early',
-           'TailAverage', 'estimate_norms', 'REINITS', 'theta0']
+           'TailAverage', 'estimate_norms', 'REINITS', 'theta0', 'MLP', 'FeatureLearner', 'Linear', 'check_l2', 'put',
+           'two_layers', 'BIAS', 'direction', 'inverse_curvature', 'minimise', 'softmax_regression']
 
 # %% ../../nbs/01_model.ipynb #8d1e1ec3
 from .learner import MODELS, Cost, Learner, check_model, draw_weights, dropout_of
@@ -20,6 +21,8 @@ from al_cifar.model.training import (
 from .stopping import STOPPING, Plateau, fixed, may_end_early
 from .steady import TailAverage, estimate_norms
 from .reinit import REINITS, theta0
+from .features import MLP, FeatureLearner, Linear, check_l2, put, two_layers
+from .solver import BIAS, direction, inverse_curvature, minimise, softmax_regression
 
 # %% ../../nbs/01_model.ipynb #2c71409e
 _all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights", "dropout_of",
@@ -30,4 +33,6 @@ _all_ = ["MODELS", "Cost", "Learner", "check_model", "draw_weights", "dropout_of
          "toy_learner", "train",
          "STOPPING", "Plateau", "fixed", "may_end_early",
          "TailAverage", "estimate_norms",
-         "REINITS", "theta0"]
+         "REINITS", "theta0", 
+         "MLP", "FeatureLearner", "Linear", "check_l2", "put", "two_layers",
+         "BIAS", "direction", "inverse_curvature", "minimise", "softmax_regression"]

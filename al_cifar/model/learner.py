@@ -74,6 +74,8 @@ def _count(model, x):
 class Learner(nn.Module):
     "A network, or several side by side. Raises `ValueError` for several of a kind that does not stack."
     stacks, dropout = False, 0.
+    reads, must = "images", {}  # images or features; settings of a run that it cannot do without
+    solve = predict = None      # methods in place of train and infer, of a learner that has its own
 
     def __init__(self, n_classes: int, shape: tuple, members: int):
         super().__init__()
@@ -104,8 +106,8 @@ class Learner(nn.Module):
     def cost(self) -> Cost:
         "What one member costs, counted while one image goes through."
         parameters = list(self.parameters())
-        channels, h, w = self.shape
-        image = torch.zeros(1, self.members*channels, h, w, device=parameters[0].device)
+        first, *rest = self.shape  # channels, or all features
+        image = torch.zeros(1, self.members*first, *rest, device=parameters[0].device)
         model = copy.deepcopy(self).eval()
         maps, flops = _count(model, image)
         weights = sum(p.numel() for p in parameters)
@@ -147,11 +149,11 @@ def _draw(parts, generators, bound):
 def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 def _noise(shape, n=16, seed=0):
-    "Images of noise, (n, *shape) float32 in [-1, 1], and labels."
+    "Images (or features) of noise, (n, *shape) float32 in [-1, 1], and labels."
     g = np.random.default_rng(seed)
-    drawn = g.uniform(-1, 1, (n, *shape)).astype(np.float32)
-    images = torch.from_numpy(drawn).contiguous(memory_format=torch.channels_last)
-    return images, torch.arange(n)
+    drawn = torch.from_numpy(g.uniform(-1, 1, (n, *shape)).astype(np.float32))
+    if len(shape) == 3: drawn = drawn.contiguous(memory_format=torch.channels_last)
+    return drawn, torch.arange(n)
 
 # %% ../../nbs/model/learner.ipynb #3f13c759
 def _global_rngs():
