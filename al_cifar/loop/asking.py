@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_halves', 'Predictions', 'round_keys', 'pool_of', 'infer_augmented', 'Trained', 'dropout_mask', 'gumbel_numbers',
-           'tested', 'pictures', 'answers', 'pool_view', 'ask']
+           'tested', 'answers', 'pictures', 'logits_alone', 'pool_view', 'ask']
 
 # %% ../../nbs/loop/asking.ipynb #2a5a0958
 from collections.abc import Callable
@@ -137,17 +137,27 @@ def tested(run: Run, data: ImageData, trained: Trained) -> tuple[np.ndarray, np.
     _, h = infer(known.model.pick([trained.m]), images, precision=run.config.precision)
     return h.cpu().numpy(), data.y_test.cpu().numpy()
 
+def answers(run: Run, data: ImageData, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
+    "The sources of true labels and of the test set; none for a strategy that does not need them."
+    aided = {"true_labels": lambda: run.true[pool], "test": lambda: tested(run, data, trained)}
+    needed = sources_of(asked_strategy(run.config))
+    return {name: source for name, source in aided.items() if name in needed}
+
+# %% ../../nbs/loop/asking.ipynb #83670011
 def pictures(data: ImageData, pool: np.ndarray) -> dict[str, Callable]:
     "The source of the pool's images; none for features that know of no images."
     images = data if data.kind == "images" else data.images
     if images is None: return {}
     return {"images": lambda: images.x_train[torch.from_numpy(pool)]}
 
-def answers(run: Run, data: ImageData, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
-    "The sources of true labels and of the test set; none for a strategy that does not need them."
-    aided = {"true_labels": lambda: run.true[pool], "test": lambda: tested(run, data, trained)}
-    needed = sources_of(asked_strategy(run.config))
-    return {name: source for name, source in aided.items() if name in needed}
+def logits_alone(run: Run, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
+    "The source of the pool's logits without embeddings; none if only some images are predicted."
+    if run.config.candidates is not None or run.config.augment_scoring: return {}
+    n_threads = torch.get_num_threads()
+    def logits():
+        with threads(n_threads): known, _ = trained.predictions.of(trained.m)
+        return known[torch.from_numpy(pool).to(known.device)].cpu().numpy()
+    return {"logits": logits}
 
 # %% ../../nbs/loop/asking.ipynb #90403c1f
 def pool_view(
@@ -171,6 +181,7 @@ def pool_view(
         gumbel=lambda draw: gumbel_numbers(run, draw)[pool],
         keys=lambda: round_keys(run)[pool],
         **pictures(data, pool),
+        **logits_alone(run, trained, pool),
         **answers(run, data, trained, pool))
 
 # %% ../../nbs/loop/asking.ipynb #74fc41dc

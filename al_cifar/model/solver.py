@@ -5,33 +5,33 @@
 # %% auto #0
 __all__ = ['BIAS', 'direction', 'minimise', 'inverse_curvature', 'softmax_regression']
 
-# %% ../../nbs/model/solver.ipynb #f1f22739
+# %% ../../nbs/model/solver.ipynb #505e12e1
 from collections import deque
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/model/solver.ipynb #4b93d42a
+# %% ../../nbs/model/solver.ipynb #8f84b90e
 def direction(
-    gradient: torch.Tensor,
-    steps: list,      # pairs of a step and how it changed the gradient, oldest first
+    gradient: torch.Tensor,  # (p,)
+    steps: list,      # of (s, y, s'y): a step and how it changed the gradient, oldest first
     guess: Callable,  # what multiplies a gradient by the inverse of the second derivative, roughly
 ) -> torch.Tensor:
     "The way down. Source: Nocedal and Wright (2006), algorithm 7.4."
     q, shares = gradient.clone(), []
-    for s, y in reversed(steps):
-        shares.append((s*q).sum()/(s*y).sum())
-        q -= shares[-1]*y
+    for s, y, along in reversed(steps):
+        shares.append(s.dot(q).item()/along)
+        q.add_(y, alpha=-shares[-1])
     r = guess(q)
-    for (s, y), share in zip(steps, reversed(shares)):
-        r += s*(share - (y*r).sum()/(s*y).sum())
+    for (s, y, along), share in zip(steps, reversed(shares)):
+        r.add_(s, alpha=share - y.dot(r).item()/along)
     return -r
 
-# %% ../../nbs/model/solver.ipynb #5988827c
+# %% ../../nbs/model/solver.ipynb #cc000bf7
 def _line_search(objective, at, value, gradient, way):
     "The first of `at` + `way`, half of it, ... that goes down enough: point, value, gradient; or None."
-    slope, length = (gradient*way).sum().item(), 1.
+    slope, length = gradient.dot(way).item(), 1.
     rounding = torch.finfo(at.dtype).eps*abs(value)
     for _ in range(30):
         there = at + length*way
@@ -40,10 +40,10 @@ def _line_search(objective, at, value, gradient, way):
         length /= 2
     return None
 
-# %% ../../nbs/model/solver.ipynb #5cec759e
+# %% ../../nbs/model/solver.ipynb #69519202
 def minimise(
     objective: Callable,     # a point to its value, a float, and its gradient
-    start: torch.Tensor,
+    start: torch.Tensor,     # (p,)
     guess: Callable | None = None,  # see direction; None: from the last step
     tolerance: float = 1e-7,        # of the largest number in the gradient
     most: int = 500,         # steps
@@ -58,40 +58,40 @@ def minimise(
         found = _line_search(objective, at, value, gradient, way)
         if found is None: break  # the rest is rounding
         s, y = found[0] - at, found[2] - gradient
-        if (s*y).sum() > 1e-10*s.norm()*y.norm(): steps.append((s, y))
+        along = s.dot(y).item()
+        if along > 1e-10*s.norm()*y.norm(): steps.append((s, y, along))
         at, value, gradient = found
     return at
 
 def _scaled_by(gradient, steps):
     "The guess that all curvatures are those along the last step; a first step of length 1."
     if not steps: return lambda g: g/gradient.norm()
-    s, y = steps[-1]
-    return lambda g: g*(s*y).sum()/(y*y).sum()
+    _, y, along = steps[-1]
+    return lambda g: g*(along/y.dot(y))
 
-# %% ../../nbs/model/solver.ipynb #b5b1df74
+# %% ../../nbs/model/solver.ipynb #930862d2
 def inverse_curvature(
-    x: torch.Tensor,        # (n, d)
+    x: torch.Tensor,  # (n, d)
     n_classes: int,
-    penalty: torch.Tensor,  # (d,), above 0
-) -> Callable:              # from (C, d) to (C, d)
-    "What multiplies by the inverse of x'x/(n C) + the penalty on the diagonal."
+    l2: float,
+) -> Callable:        # from (C, d) to (C, d)
+    "What multiplies by the inverse of x'x/(n C) + l2."
     n, d = x.shape
-    scale = n*n_classes
+    scaled = n*n_classes*l2
     if n >= d:
-        root = torch.linalg.cholesky(x.T @ x/scale + torch.diag(penalty))
-        return lambda g: torch.cholesky_solve(g.T, root).T
-    weighted = x/penalty
-    root = torch.linalg.cholesky(weighted @ x.T + scale*torch.eye(n, dtype=x.dtype, device=x.device))
-    return lambda g: g/penalty - torch.cholesky_solve(weighted @ g.T, root).T @ weighted
+        root = torch.linalg.cholesky(x.T @ x + scaled*torch.eye(d, dtype=x.dtype, device=x.device))
+        return lambda g: n*n_classes*torch.cholesky_solve(g.T, root).T
+    root = torch.linalg.cholesky(x @ x.T + scaled*torch.eye(n, dtype=x.dtype, device=x.device))
+    return lambda g: (g - torch.cholesky_solve(x @ g.T, root).T @ x)/l2
 
-# %% ../../nbs/model/solver.ipynb #4b7cf0b5
-BIAS = 1e-4  # penalty of a bias, in parts of l2: without one, a class without a label would have no minimum
+# %% ../../nbs/model/solver.ipynb #9f2eb5f7
+BIAS = 1e-6  # penalty of a bias, in parts of l2: without one, a class without a label would have no minimum
 
 def softmax_regression(
     x: torch.Tensor,  # (n, d) float32, or float64 for more digits
     y: torch.Tensor,  # (n,) int64
     n_classes: int,
-    l2: float,        # the penalty, lambda in equation (1)
+    l2: float,        # lambda in equation (1)
     **settings,       # of minimise
 ) -> tuple[torch.Tensor, torch.Tensor]:  # weights (C, d) and biases (C,)
     "The minimum of equation (1)."
@@ -100,10 +100,13 @@ def softmax_regression(
     penalty = torch.full_like(points[0], l2)
     penalty[-1] *= BIAS
     wanted = F.one_hot(y, n_classes).T.to(x.dtype)
-    def objective(w):
+    inverse = inverse_curvature(points, n_classes, l2)
+    def objective(flat):
+        w = flat.view(n_classes, -1)
         log_probs = (w @ points.T).log_softmax(0)
         value = (penalty*w*w).sum(dtype=torch.float64)/2 - (wanted*log_probs).sum(dtype=torch.float64)/n
-        return value.item(), ((log_probs.exp() - wanted)/n) @ points + penalty*w
-    start = points.new_zeros(n_classes, points.shape[1])
-    w = minimise(objective, start, inverse_curvature(points, n_classes, penalty), **settings)
+        gradient = ((log_probs.exp() - wanted)/n) @ points + penalty*w
+        return value.item(), gradient.flatten()
+    def guess(flat): return inverse(flat.view(n_classes, -1)).flatten()
+    w = minimise(objective, points.new_zeros(n_classes*points.shape[1]), guess, **settings).view(n_classes, -1)
     return w[:, :-1], w[:, -1]
