@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FeatureData', 'load_features']
 
-# %% ../../nbs/data/features.ipynb #5681ed07
+# %% ../../nbs/data/features.ipynb #3b43388a
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ import torch
 
 from .images import ARRAYS, ImageData, check_facts, check_labels, fingerprint_of
 
-# %% ../../nbs/data/features.ipynb #97ed48d2
+# %% ../../nbs/data/features.ipynb #264fe5d3
 def _check_features(argument, x):
     "Raise unless `x` is a non-empty float32 tensor (N, d) in main memory, all of it finite."
     good = isinstance(x, torch.Tensor) and x.dtype == torch.float32 and x.ndim == 2 and x.numel() > 0
@@ -29,7 +29,7 @@ def _check_features(argument, x):
         row = start + int(finite.logical_not().nonzero()[0])
         raise ValueError(f"{argument} must hold finite numbers, got NaN or infinity in row {row}")
 
-# %% ../../nbs/data/features.ipynb #2884a75c
+# %% ../../nbs/data/features.ipynb #ec3cacaf
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureData:
     "A labelled pool of feature vectors, and a test set. Raises `ValueError` that names the field."
@@ -73,7 +73,7 @@ def _check_parts(data):
     if width == data.shape[0]: return
     raise ValueError(f"x_test must have the width of x_train, {data.shape[0]}, got {width}")
 
-# %% ../../nbs/data/features.ipynb #88ad833c
+# %% ../../nbs/data/features.ipynb #b83bc4f3
 def _array(path):
     "The array in the file `path`, memory-mapped, copy-on-write; a `ValueError` if it cannot be read."
     if not path.is_file():
@@ -89,7 +89,7 @@ def _vectors(path):
         raise ValueError(f"{path.name} must be float32, got {array.dtype}; x.astype('float32') converts")
     return torch.from_numpy(np.asarray(array))
 
-# %% ../../nbs/data/features.ipynb #3a1451d5
+# %% ../../nbs/data/features.ipynb #95ccb09d
 def _labels(path):
     "The labels in the file `path` as int64."
     array = _array(path)
@@ -105,8 +105,10 @@ def _class_names(root, y):
     if largest < len(y): return tuple(map(str, range(max(2, largest + 1))))
     raise ValueError(f"y_train must lie in 0..C-1 for C classes, got {largest} among {len(y):,} labels")
 
-# %% ../../nbs/data/features.ipynb #89775880
-def load_features(root: str | Path) -> FeatureData:  # root: holds x_train.npy, y_train.npy, x_test.npy, y_test.npy
+# %% ../../nbs/data/features.ipynb #89490b9a
+def load_features(
+    root: str | Path,  # holds x_train.npy, y_train.npy, x_test.npy, y_test.npy
+) -> FeatureData:
     "Your own features from the folder `root`. Raises `ValueError` and `FileNotFoundError`."
     root = Path(root).expanduser().absolute()
     x_train, x_test = (_vectors(root/f"x_{part}.npy") for part in ("train", "test"))

@@ -74,8 +74,6 @@ def _count(model, x):
 class Learner(nn.Module):
     "A network, or several side by side. Raises `ValueError` for several of a kind that does not stack."
     stacks, dropout = False, 0.
-    reads, must = "images", {}  # images or features; settings of a run that it cannot do without
-    solve = predict = None      # methods in place of train and infer, of a learner that has its own
 
     def __init__(self, n_classes: int, shape: tuple, members: int):
         super().__init__()
@@ -113,6 +111,10 @@ class Learner(nn.Module):
         weights = sum(p.numel() for p in parameters)
         each = [total//self.members for total in (maps, flops, weights)]
         return Cost(*each, self.width)
+
+# %% ../../nbs/model/learner.ipynb #8d48f253
+Learner.reads, Learner.must = "images", {}
+Learner.solve = Learner.predict = None
 
 # %% ../../nbs/model/learner.ipynb #5e5f3d04
 def dropout_of(text: str) -> float:
