@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FeatureLearner', 'put', 'check_l2', 'Linear', 'MLP', 'two_layers']
 
-# %% ../../nbs/model/features.ipynb #335bc93c
+# %% ../../nbs/model/features.ipynb #c7262c2c
 import copy
 
 import torch
@@ -16,7 +16,7 @@ from .simple_cnn import GroupedLinear
 from .solver import minimise, softmax_regression
 from .training import threads
 
-# %% ../../nbs/model/features.ipynb #f73b368b
+# %% ../../nbs/model/features.ipynb #9117bfd0
 class FeatureLearner(Learner):
     "A learner on features (n, d), trained to convergence by a solver."
     reads, stacks = "features", True
@@ -55,7 +55,7 @@ def put(layer: GroupedLinear, m: int, weight: torch.Tensor, bias: torch.Tensor) 
     layer.weight.unflatten(0, (layer.groups, -1))[m] = weight.to(layer.weight)
     layer.bias.unflatten(0, (layer.groups, -1))[m] = bias.to(layer.bias)
 
-# %% ../../nbs/model/features.ipynb #0146e7b3
+# %% ../../nbs/model/features.ipynb #cb8f6731
 def check_l2(l2: float, width: int = 1) -> None:
     "A `ValueError` if a parameter of a learner on features is out of range."
     if not l2 > 0: raise ValueError(f"l2 must be above 0, got {l2}")
@@ -83,7 +83,7 @@ class Linear(FeatureLearner):
         "Train member `m` on features (n, d) and labels (n,)."
         put(self.classify, m, *softmax_regression(x, y, self.n_classes, self.l2))
 
-# %% ../../nbs/model/features.ipynb #84cc4622
+# %% ../../nbs/model/features.ipynb #e923bbcc
 @MODELS.register("mlp", check=check_l2)
 class MLP(FeatureLearner):
     "One hidden layer, which is the embedding. Raises `ValueError`."
@@ -112,7 +112,7 @@ class MLP(FeatureLearner):
         found = two_layers(x, y, start, self.l2)
         for layer, weights in zip(layers, (found[:2], found[2:])): put(layer, m, *weights)
 
-# %% ../../nbs/model/features.ipynb #5f65f9c2
+# %% ../../nbs/model/features.ipynb #e418b76b
 def two_layers(
     x: torch.Tensor,  # (n, d) float32
     y: torch.Tensor,  # (n,) int64
