@@ -20,10 +20,12 @@ from shutil import rmtree
 import numpy as np
 import torch
 
+from .features import FeatureData
 from .images import ARRAYS, ImageData
 
 # %% ../../nbs/data/saved.ipynb #e9a6731b
-_FORMAT = {"format": "al_cifar images", "version": 1}
+_KINDS = {"al_cifar images": ImageData, "al_cifar features": FeatureData}  # by format
+_FACTS = {ImageData: ("name", "classes", "pad", "flip"), FeatureData: ("name", "classes")}
 
 def _checksum(facts):
     "64 hex digits of the facts in meta.json."
@@ -32,18 +34,20 @@ def _checksum(facts):
 def _write(data, folder, key=None):
     "Write the files of `data` into the existing `folder`."
     for name in ARRAYS: np.save(folder/f"{name}.npy", getattr(data, name).numpy(), allow_pickle=False)
-    facts = {name: getattr(data, name) for name in ("name", "classes", "pad", "flip", "fingerprint")}
-    facts = _FORMAT | facts | {"key": key}
+    format = next(name for name, kind in _KINDS.items() if isinstance(data, kind))
+    facts = {name: getattr(data, name) for name in (*_FACTS[_KINDS[format]], "fingerprint")}
+    facts = {"format": format, "version": 1} | facts | {"key": key}
     text = json.dumps(facts | {"checksum": _checksum(facts)})
     (folder/"meta.json").write_text(text, encoding="utf-8")
 
 # %% ../../nbs/data/saved.ipynb #e88924d5
-_FIRST_FACTS = {*_FORMAT, "name", "classes", "pad", "flip", "fingerprint"}  # without key and checksum
+_FIRST_FACTS = {"format", "version", "name", "classes", "pad", "flip", "fingerprint"}  # without key and checksum
 
 def _read_meta(path):
     "The facts in `path`/meta.json, checked."
     meta = json.loads((path/"meta.json").read_text(encoding="utf-8"))
-    if not _FORMAT.items() <= meta.items(): raise ValueError(f"meta.json is not of {_FORMAT}")
+    if meta.get("format") not in _KINDS or meta.get("version") != 1:
+        raise ValueError(f"meta.json is not of {', '.join(_KINDS)}, version 1")
     if set(meta) == _FIRST_FACTS: return meta | {"key": None}
     if meta.pop("checksum") != _checksum(meta): raise ValueError("meta.json and its checksum disagree")
     return meta
@@ -55,8 +59,9 @@ def _open(path, key=None):
     if key is not None and meta["key"] != key: raise ValueError(f"it was made for {meta['key']}, not for {key}")
     arrays = [np.load(path/f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ARRAYS]
     tensors = [torch.from_numpy(np.asarray(array)) for array in arrays]
-    source = "arrays", str(path)
-    data = ImageData(meta["name"], *tensors, meta["classes"], meta["pad"], meta["flip"], source)
+    kind = _KINDS[meta["format"]]
+    facts = {name: meta[name] for name in _FACTS[kind]}
+    data = kind(**facts, **dict(zip(ARRAYS, tensors)), source=("arrays", str(path)))
     if data.fingerprint != meta["fingerprint"]: raise ValueError("fingerprint and arrays disagree")
     return data
 
@@ -64,7 +69,7 @@ def _open(path, key=None):
 def read_data(
     path: str | Path,        # a folder written by save_data
     key: str | None = None,  # what the data must have been made for; None: anything
-) -> ImageData:
+) -> ImageData | FeatureData:
     "Open saved data memory-mapped; damaged data is a ValueError, never a result."
     path = Path(path).expanduser().absolute()
     if not path.is_dir():
@@ -153,7 +158,7 @@ def _move_in(new, path, aside):
 
 # %% ../../nbs/data/saved.ipynb #3921cb02
 def save_data(
-    data: ImageData,
+    data: ImageData | FeatureData,
     path: str | Path,        # a folder, new or of earlier saved data
     key: str | None = None,  # what the data was made for, see read_data
 ) -> Path:                   # absolute

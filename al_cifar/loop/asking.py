@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_halves', 'Predictions', 'round_keys', 'pool_of', 'infer_augmented', 'Trained', 'dropout_mask', 'gumbel_numbers',
-           'tested', 'answers', 'pool_view', 'ask', 'ask_again']
+           'tested', 'answers', 'pictures', 'logits_alone', 'pool_view', 'ask', 'ask_again']
 
 # %% ../../nbs/loop/asking.ipynb #2a5a0958
 from collections.abc import Callable
@@ -145,6 +145,22 @@ def answers(run: Run, data: ImageData, trained: Trained, pool: np.ndarray) -> di
     needed = sources_of(asked_strategy(run.config))
     return {name: source for name, source in aided.items() if name in needed}
 
+# %% ../../nbs/loop/asking.ipynb #83670011
+def pictures(data: ImageData, pool: np.ndarray) -> dict[str, Callable]:
+    "The source of the pool's images; none for features that know of no images."
+    images = data if data.kind == "images" else data.images
+    if images is None: return {}
+    return {"images": lambda: images.x_train[torch.from_numpy(pool)]}
+
+def logits_alone(run: Run, trained: Trained, pool: np.ndarray) -> dict[str, Callable]:
+    "The source of the pool's logits without embeddings; none if only some images are predicted."
+    if run.config.candidates is not None or run.config.augment_scoring: return {}
+    n_threads = torch.get_num_threads()
+    def logits():
+        with threads(n_threads): known, _ = trained.predictions.of(trained.m)
+        return known[torch.from_numpy(pool).to(known.device)].cpu().numpy()
+    return {"logits": logits}
+
 # %% ../../nbs/loop/asking.ipynb #90403c1f
 def pool_view(
     run: Run,
@@ -161,12 +177,13 @@ def pool_view(
         pool, run.priority[pool], data.n_classes, run.round, labels,
         forward=lambda: outputs(trained, pool),
         labelled_forward=lambda: outputs(trained, run.labelled),
-        images=lambda: data.x_train[torch.from_numpy(pool)],
         masks=lambda t: dropout_mask(run, t, model.width, model.dropout or .5)[pool],
         classify=lambda h: trained.predictions.classify(trained.m, h),
         committee=lambda: np.stack([outputs(member, pool)[0] for member in committee or (trained,)]),
         gumbel=lambda draw: gumbel_numbers(run, draw)[pool],
         keys=lambda: round_keys(run)[pool],
+        **pictures(data, pool),
+        **logits_alone(run, trained, pool),
         **answers(run, data, trained, pool))
 
 # %% ../../nbs/loop/asking.ipynb #74fc41dc

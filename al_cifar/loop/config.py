@@ -215,6 +215,22 @@ def streams_of(config: Config) -> Streams:
 # %% ../../nbs/loop/config.ipynb #c434628b
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
 
+# %% ../../nbs/loop/config.ipynb #cb2e8d74
+def check_learner(config: Config, data: ImageData | FeatureData) -> None:
+    "A `ValueError` where model, representation and `data` do not go together."
+    check_representation(config.representation, data)
+    model, seen = MODELS.find(config.model)[0].make, kind_seen(config.representation, data)
+    if model.reads != seen:
+        fitting = ", ".join(name for name in MODELS if MODELS[name].reads == seen)
+        raise ValueError(f"model must learn on {seen} ({fitting}), got {config.model!r}, which learns on "
+                         f"{model.reads}; representation is {config.representation!r}, data is {data.name!r}")
+    for name, needed in model.must.items():
+        value = getattr(config.resolved(), name)
+        if value != needed: raise ValueError(f"{name} must be {needed!r} for {config.model}, got {value!r}")
+    blind = seen == "features" and data.kind == "features" and data.images is None
+    if blind and "images" in sources_of(asked_strategy(config)):
+        raise ValueError(f"strategy must not look at images, {data.name} has none, got {config.strategy!r}")
+
 # %% ../../nbs/loop/config.ipynb #2abdc55d
 def check_config(config: Config, data: ImageData) -> None:
     "Raise a `ValueError` where `config` does not fit `data`: its name, the size of the pool."

@@ -108,6 +108,7 @@ def simulate(
 
 def rounds_of(run: Run, data: ImageData) -> Iterator[dict]:
     "Yield the records of `run` from the round it is in until the budget is spent."
+    data = represented(run.config.representation, data)
     x = data.x_train.to(pick_device(run.config.device))
     while not run.finished:
         record = one_round(run, data, x)

@@ -54,17 +54,22 @@ def _check_finite(logits):
     if not bad: return
     raise FloatingPointError(f"logits of {bad} of {n} images are not finite: training has diverged")
 
+def _checked(outputs):
+    _check_finite(outputs[0])
+    return outputs
+
 # %% ../../nbs/model/inference.ipynb #8f9b1c1b
 @torch.inference_mode()
 def infer(
     folded: Learner,           # from fold
-    x: torch.Tensor,           # (n, 3, H, W) uint8 images
+    x: torch.Tensor,           # (n, 3, H, W) uint8 images; (n, d) float32 for a learner on features
     rows=None,                 # (n,) int64 picks the images, read a batch at a time; None: all
     batch: int | None = None,  # images at a time; None: what suits the device
     precision: str = "fp32",   # or "bf16"
 ) -> list[torch.Tensor]:       # float32 logits (n, C), embeddings (n, width); of M members (n, M, ...)
     "What a model predicts, on the images' device. Raises `FloatingPointError` if a logit is not finite."
     device, members = x.device, folded.members
+    if folded.predict: return _checked(folded.predict(x if rows is None else x[torch.as_tensor(rows).to(device)]))
     if rows is None: rows = torch.arange(len(x), device=device)
     rows = torch.as_tensor(rows).to(device)
     n = len(rows)
@@ -75,8 +80,7 @@ def infer(
     for start in range(0, n, batch):
         part = slice(start, start + batch)
         logits[part], embeddings[part] = _predict(folded, x[rows[part]], batch, precision)
-    _check_finite(logits)
-    return [logits, embeddings]
+    return _checked([logits, embeddings])
 
 # %% ../../nbs/model/inference.ipynb #1331dc6c
 def accuracy(

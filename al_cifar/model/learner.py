@@ -105,13 +105,17 @@ class Learner(nn.Module):
     def cost(self) -> Cost:
         "What one member costs, counted while one image goes through."
         parameters = list(self.parameters())
-        channels, h, w = self.shape
-        image = torch.zeros(1, self.members*channels, h, w, device=parameters[0].device)
+        first, *rest = self.shape  # channels, or all features
+        image = torch.zeros(1, self.members*first, *rest, device=parameters[0].device)
         model = copy.deepcopy(self).eval()
         maps, flops = _count(model, image)
         weights = sum(p.numel() for p in parameters)
         each = [total//self.members for total in (maps, flops, weights)]
         return Cost(*each, self.width)
+
+# %% ../../nbs/model/learner.ipynb #8d48f253
+Learner.reads, Learner.must = "images", {}
+Learner.solve = Learner.predict = None
 
 # %% ../../nbs/model/learner.ipynb #5e5f3d04
 def dropout_of(text: str) -> float:
@@ -156,11 +160,11 @@ def _draw(parts, generators, bound):
 def _near(a, b): return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 def _noise(shape, n=16, seed=0):
-    "Images of noise, (n, *shape) float32 in [-1, 1], and labels."
+    "Images (or features) of noise, (n, *shape) float32 in [-1, 1], and labels."
     g = np.random.default_rng(seed)
-    drawn = g.uniform(-1, 1, (n, *shape)).astype(np.float32)
-    images = torch.from_numpy(drawn).contiguous(memory_format=torch.channels_last)
-    return images, torch.arange(n)
+    drawn = torch.from_numpy(g.uniform(-1, 1, (n, *shape)).astype(np.float32))
+    if len(shape) == 3: drawn = drawn.contiguous(memory_format=torch.channels_last)
+    return drawn, torch.arange(n)
 
 # %% ../../nbs/model/learner.ipynb #3f13c759
 def _global_rngs():

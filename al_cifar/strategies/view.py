@@ -117,7 +117,8 @@ def quantity(
 @quantity("(n, C) float32", "forward")
 def logits(view: PoolView) -> np.ndarray:
     "Logits of the pool."
-    return view.outputs[0]
+    alone = "logits" in view.sources and "outputs" not in vars(view)  # without a copy of the embeddings
+    return view.ask("logits") if alone else view.outputs[0]
 
 @quantity("(n, d) float32", "forward")
 def embeddings(view: PoolView) -> np.ndarray:
