@@ -11,7 +11,8 @@ from al_cifar.data import load_data
 from al_cifar.loop import TOY, simulate
 from al_cifar.study import read_run, run_id, run_study
 from al_cifar.study.durable import durable_rounds
-from al_cifar.study.records import KINDS, are_of_kinds, check_kinds, parse_run
+from al_cifar.study.kinds import KINDS, are_of_kinds, check_kinds
+from al_cifar.study.records import parse_run
 from al_cifar.study.runs import header
 
 

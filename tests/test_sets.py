@@ -32,7 +32,8 @@ from al_cifar.forms.form import EXPERIMENT
 from al_cifar.loop.config import TOY, Config
 from al_cifar.loop.presets import usual_schedule
 from al_cifar.loop.rounds import outcome, simulate
-from al_cifar.model.learner import MODELS, Learner, check_model, draw_weights
+from al_cifar.model.learner import MODELS, Learner, draw_weights
+from al_cifar.model.trial import check_model
 from al_cifar.study.cohort import simulate_cohort
 from al_cifar.study.records import read_run
 from al_cifar.study.running import grid, run_study

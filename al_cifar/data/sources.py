@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .cifar10 import DataUnavailableError
 from .digits import load_digits
+from .features import FeatureData, load_features
 from .folder import load_folder
 from .images import ImageData
 from .regimes import in_regime
@@ -62,11 +63,12 @@ def with_facts(
     return changed
 
 # %% ../../nbs/data/sources.ipynb #2f730778
-NAMES = ("auto", *TORCHVISION, "folder", "digits")
+NAMES = ("auto", *TORCHVISION, "folder", "features", "digits")
 
 def _load(name, root):
     "The data set of that name, in or under the folder `root`."
     if name == "folder": return load_folder(root)
+    if name == "features": return load_features(root)
     try: return TORCHVISION.get(name, TORCHVISION["cifar10"])(root)
     except DataUnavailableError as error:
         if name != "auto": raise
@@ -78,7 +80,7 @@ def load_data(
     root: str | Path | None = None,  # None: AL_CIFAR_DATA, or else the user cache
     flip: bool | None = None,        # whether a mirrored image keeps its class; None: as the data set says
     pad: int | None = None,          # how far a crop may shift an image, in pixels; None: the same
-) -> ImageData:
+) -> ImageData | FeatureData:
     "Load a data set by name; with AL_CIFAR_OFFLINE=1 nothing touches the network."
     if name not in NAMES: raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     data = load_digits() if name == "digits" else _load(name, _data_root(root))

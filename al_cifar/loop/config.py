@@ -6,15 +6,17 @@
 __all__ = ['PROTOCOLS', 'MEANT', 'WORD', 'MANY', 'POSITIVE', 'SHARE', 'LABELS', 'AVERAGING', 'NORMS', 'PRECISION', 'FILL',
            'COMPONENTS', 'TOY', 'Config', 'has_level', 'check_components', 'check_learner', 'check_fields', 'resolved',
            'asked_strategy', 'sees_answers', 'label', 'loss_label', 'condition', 'own_sources', 'pack_components',
-           'unpack_components', 'streams_of', 'check_config']
+           'unpack_components', 'streams_of', 'check_reading', 'check_config']
 
 # %% ../../nbs/loop/config.ipynb #16c99472
 from dataclasses import dataclass, replace
 
 from ..components import own_code, pack, parts, unpack
 from ..crn import PURPOSES, Streams
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..data.regimes import REGIMES, regime_name
+from ..data.representation import REPRESENTATIONS, check_representation, kind_seen
 from .relabel import RELABELS
 from .schedule import check_schedule
 from .settings import (
@@ -26,7 +28,7 @@ from ..model.peers import networks_of
 from ..model.reinit import REINITS
 from ..model.stopping import STOPPING, held_share, may_end_early, most_epochs
 from ..oracle.annotator import ORACLES
-from ..strategies.contract import STRATEGIES, is_aided
+from ..strategies.contract import STRATEGIES, is_aided, sources_of
 
 # %% ../../nbs/loop/config.ipynb #915e88a4
 PROTOCOLS = {
@@ -68,6 +70,7 @@ class Config:
     batch: int = setting(100, "schedule", whole(), "answers bought a round; the last round may buy fewer")
     stratified: bool | None = setting(None, "schedule", FLAG, "initial set equally many per class")
     evaluators: int = setting(1, "schedule", MANY, "trainings that measure a round; the first selects")
+    representation: str = setting("pixels", "learner", named(REPRESENTATIONS), "what the network sees")
     model: str = setting("simple_cnn", "learner", named(MODELS), "the network")
     reinit: str = setting("theta0", "learner", named(REINITS), "the weights that a round starts from")
     epochs: int = setting(10, "learner", whole(), "passes over the labelled set a round")
@@ -216,7 +219,7 @@ def streams_of(config: Config) -> Streams:
 TOY = Config(dataset="digits", initial=20, budget=60, batch=20, epochs=4, train_batch=10, epsilon=.1)
 
 # %% ../../nbs/loop/config.ipynb #cb2e8d74
-def check_learner(config: Config, data: ImageData | FeatureData) -> None:
+def check_reading(config: Config, data: ImageData | FeatureData) -> None:
     "A `ValueError` where model, representation and `data` do not go together."
     check_representation(config.representation, data)
     model, seen = MODELS.find(config.model)[0].make, kind_seen(config.representation, data)
@@ -244,3 +247,4 @@ def check_config(config: Config, data: ImageData) -> None:
     if config.budget > len(data.y_train):
         images = f"{len(data.y_train)}, the images of {data.name}"
         raise ValueError(f"budget must be at most {images}, got {config.budget}")
+    check_reading(config, data)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
+from ..data.representation import represented
 from .asking import Predictions, Trained, ask, ask_again, in_halves, pool_view
 from .config import asked_strategy
 from .measures import Seen
@@ -171,6 +172,7 @@ def lockstep(
     together: int = 1,  # most trainings in one model; from then on fewer, if memory was short
 ) -> Iterator[list[dict]]:
     "Yield the records of `runs`, a list a round, until the budget is spent. Raises as `one_round_together`."
+    data = represented(runs[0].config.representation, data)
     x = data.x_train.to(pick_device(runs[0].config.device))
     for run in runs: run.weights = runs[0].weights  # a training that is done once serves several runs
     while not runs[0].finished:

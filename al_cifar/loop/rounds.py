@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
+from ..data.representation import represented
 from .asking import Predictions, Trained, ask, ask_again, pool_view
 from .config import Config
 from .measures import Seen, measures_of

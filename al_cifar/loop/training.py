@@ -230,21 +230,21 @@ def fit(
     model = new_model(trainings, data, x.device)
     each = [training for training in trainings for _ in range(networks)]
     learned = [learned_images(training.run) for training in each]
-    images = x[_stack(learned, x)]
     targets = _stack([targets_of(one.run, one.labels, index) for one, index in zip(each, learned)], x)
+    images = x[_stack(learned, x)]
+    if model.solve: return model.solve(images, targets).fold()
     steps = config.epochs*-(-targets.shape[1]//config.train_batch)
     tail = TailAverage(steps) if config.averaging == "tail" else None
     stop = STOPPING.make(config.stopping)(look_at(trainings[0], data, x))
-    epochs = epochs_of(trainings, data, model, x.device)
-    train(model, images, targets, epochs, pad=data.pad, fill=config.crop_fill, loss=LOSSES.make(config.loss),
-          choose=chooser_of(config.loss), batch=config.train_batch, lr=config.lr, after_epoch=stop,
-          weight_decay=config.weight_decay, precision=config.precision, after_step=tail)
+    train(model, images, targets, epochs_of(trainings, data, model, x.device), pad=data.pad,
+          fill=config.crop_fill, loss=LOSSES.make(config.loss), choose=chooser_of(config.loss), lr=config.lr,
+          batch=config.train_batch, weight_decay=config.weight_decay, precision=config.precision,
+          after_step=tail, after_epoch=stop)
     together = images.transpose(0, 1).flatten(1, 2)
     if tail: model = tail.model(together)
     elif config.batch_norm == "labelled": estimate_norms(model, together)
     remember(trainings, model)
     return model.fold().pick(range(0, model.members, networks))
 
-def _stack(arrays, x):
-    "NumPy arrays as one tensor on the device of `x`."
+def _stack(arrays, x):  # NumPy arrays as one tensor on the device of x
     return torch.from_numpy(np.stack(arrays)).to(x.device)

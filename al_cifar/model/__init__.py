@@ -13,11 +13,13 @@ __all__ = ['MODELS', 'Cost', 'Learner', 'check_model', 'check_parts', 'draw_weig
            'toy_learner', 'train', 'STOPPING', 'Plateau', 'Validation', 'check_converged', 'check_validation',
            'converged', 'fixed', 'held_loss', 'held_share', 'looks_of', 'may_end_early', 'most_epochs', 'TailAverage',
            'estimate_norms', 'REINITS', 'check_warm', 'fresh', 'join_states', 'split_state', 'start_facts', 'theta0',
-           'warm']
+           'warm', 'MLP', 'FeatureLearner', 'Linear', 'check_l2', 'put', 'two_layers', 'BIAS', 'direction',
+           'inverse_curvature', 'minimise', 'softmax_regression']
 
 # %% ../../nbs/01_model.ipynb #8d1e1ec3
 from .learner import (
-    MODELS, Cost, Learner, check_model, check_parts, draw_weights, dropout_of)
+    MODELS, Cost, Learner, check_parts, draw_weights, dropout_of)
+from .trial import check_model
 from .simple_cnn import NORMS, GroupedLinear, SimpleCNN, check_norm, check_simple_cnn
 from .resnet import RESNET_NORMS, Block, NormedConv, ResNet18, check_resnet
 from .inference import accuracy, cast, infer, normalise, toy_images
@@ -36,6 +38,8 @@ from .stopping import (
 from .steady import TailAverage, estimate_norms
 from .reinit import (
     REINITS, check_warm, fresh, join_states, split_state, start_facts, theta0, warm)
+from .features import MLP, FeatureLearner, Linear, check_l2, put, two_layers
+from .solver import BIAS, direction, inverse_curvature, minimise, softmax_regression
 
 # %% ../../nbs/01_model.ipynb #2c71409e
 _all_ = ["MODELS", "Cost", "Learner", "check_model", "check_parts", "draw_weights", "dropout_of",
@@ -51,4 +55,6 @@ _all_ = ["MODELS", "Cost", "Learner", "check_model", "check_parts", "draw_weight
          "STOPPING", "Plateau", "Validation", "check_converged", "check_validation", "converged", "fixed",
          "held_loss", "held_share", "looks_of", "may_end_early", "most_epochs",
          "TailAverage", "estimate_norms",
-         "REINITS", "check_warm", "fresh", "join_states", "split_state", "start_facts", "theta0", "warm"]
+         "REINITS", "check_warm", "fresh", "join_states", "split_state", "start_facts", "theta0", "warm",
+         "MLP", "FeatureLearner", "Linear", "check_l2", "put", "two_layers",
+         "BIAS", "direction", "inverse_curvature", "minimise", "softmax_regression"]

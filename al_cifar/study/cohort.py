@@ -17,6 +17,7 @@ import torch
 from filelock import Timeout
 
 from ..data.images import ImageData
+from ..data.representation import represented
 from ..loop.config import Config
 from ..loop.lockstep import lockstep
 from ..loop.rounds import pick_device
@@ -51,6 +52,7 @@ def check_together(configs: list[Config]) -> None:
 # %% ../../nbs/study/cohort.ipynb #6dcd4cd8
 def bytes_per_member(config: Config, data: ImageData) -> int:
     "Device memory that one more training takes, an upper estimate."
+    data = represented(config.representation, data)
     cost = MODELS.make(config.model)(data.n_classes, data.shape, 1).cost()
     maps = cost.train_bytes*min(config.train_batch, config.budget)
     images = 4*data.x_train[0].numel()*config.budget  # labelled ones as float32 for a moment, uint8 twice

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageData
+from ..data.representation import represented
 from ..loop.config import Config, asked_strategy
 from ..loop.rounds import pick_device
 from ..loop.schedule import schedule_of
@@ -67,19 +68,25 @@ def seconds_per_image(
     members: int = 1,  # trainings in one model
 ) -> tuple[float, float]:
     "Measured seconds to train on one image, and to score one, for one member; takes a second or so."
-    x = data.x_train[:128].to(pick_device(config.device))
-    n, device = len(x), x.device
+    data = represented(config.representation, data)
     model = MODELS.make(config.model)(data.n_classes, data.shape, members)
+    at_once = (config.initial + config.budget)//2 if model.solve else 128
+    x = data.x_train[:at_once].to(pick_device(config.device))
+    n, device = len(x), x.device
     draw_weights(model, *map(np.random.default_rng, range(members))).to(device)
     zeros = torch.zeros(members, n, dtype=torch.int64, device=device)
     kept = torch.ones(members, n, model.width, dtype=torch.bool, device=device)
     epoch = Epoch(zeros + torch.arange(n, device=device), zeros, zeros, zeros.bool(), kept)
     own_x, own_y = x.expand(members, *x.shape), data.y_train[:n].to(device).expand(members, n)
     loss = "cross_entropy" if is_aided_loss(config.loss) else config.loss  # the one takes as long as the other
-    settings = dict(pad=data.pad, loss=LOSSES.make(loss), lr=0, precision=config.precision)
-    def training(): train(model, own_x, own_y, [epoch], **settings)
+    settings = dict(loss=LOSSES.make(loss), lr=0, precision=config.precision)
+    def training():
+        if model.solve: model.solve(own_x, own_y)
+        else: train(model, own_x, own_y, [epoch], pad=data.pad, **settings)
     def scoring(): infer(model.fold(), x, batch=n, precision=config.precision)
-    with threads(1): return tuple(shortest(work, device)/n/members for work in (training, scoring))
+    with threads(1): seconds = [shortest(work, device)/n/members for work in (training, scoring)]
+    if model.solve: seconds[0] /= config.epochs  # a solver has no epochs, but images_of counts them
+    return tuple(seconds)
 
 # %% ../../nbs/study/estimate.ipynb #37201fb1
 def estimate(

@@ -27,7 +27,7 @@ from ..loop.rounds import pick_device
 from ..loop.run import drawn_epsilon, initial_set
 from ..loop.schedule import schedule_of
 from ..loop.settings import fields_with
-from .records import FORMAT
+from .kinds import FORMAT
 
 # %% ../../nbs/study/runs.ipynb #ec8fcfd2
 NOT_THE_RUN = (*fields_with(Config, "machine"), "dataset")  # data are known by their own name and fingerprint
