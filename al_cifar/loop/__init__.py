@@ -17,6 +17,7 @@ from .config import (
 from .difficulty import cross_fitted
 from .lockstep import lockstep
 from .measures import MEASURES, Seen, measure, measures_table
+from .presets import PRESETS
 from .relabel import RELABELS
 from .rounds import one_round, outcome, pick_device, simulate, tell, predict_test, train_all
 from .run import Run, advance, annotator_of, drawn_epsilon, initial_set, new_run, start_run
