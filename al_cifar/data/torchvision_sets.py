@@ -29,6 +29,7 @@ def _from_any(urls, path, md5):
         except OSError: pass  # the last address says what is wrong
     fetch_file(urls[-1], path, md5)
 
+# %% ../../nbs/data/torchvision_sets.ipynb #1eb03776
 def fetch_files(
     root: Path,
     files: list[tuple],  # (path under root, addresses, md5) each

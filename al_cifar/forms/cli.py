@@ -57,6 +57,7 @@ def do_form(form: Form, said: dict) -> None:
     print(planned.plan.data, describe_rule(planned), sep="\n", flush=True)
     if not planned.plan.answers.dry_run: print(run_race(planned))
 
+# %% ../../nbs/forms/cli.ipynb #c4231568
 def do_compare(said: Namespace) -> None:
     "Compare, and print the sentences and the differences. Raises `ExperimentError`."
     with readable_errors():
@@ -67,6 +68,7 @@ def do_compare(said: Namespace) -> None:
                             baseline=said.baseline, executor=executor)
     print(found, found.differences.round(2).to_string(index=False), sep="\n\n")
 
+# %% ../../nbs/forms/cli.ipynb #a8a86fde
 def do_status(said: Namespace) -> None:
     "Print what is known of each folder."
     for folder in said.folders:

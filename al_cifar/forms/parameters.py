@@ -128,8 +128,8 @@ OWN = {
     "plugins": Parameter(None, Setting("machine", PLUGINS, "what is imported first; None: nothing", True)),
     "replications": Parameter(5, Setting("world", MANY, "random worlds, each for every strategy", False)),
     "data_root": Parameter(None, Setting("data", FOLDER, "folder of the data; None: the usual place", True)),
-    "flip": Parameter(None, Setting("data", FLAG, "a mirrored image keeps its class; None: as the data say", True)),
-    "pad": Parameter(None, Setting("data", whole(0), "pixels that a crop may shift; None: as the data say", True)),
+    "flip": Parameter(None, Setting("data", FLAG, "mirror images keep their class; None: as data say", True)),
+    "pad": Parameter(None, Setting("data", whole(0), "pixels a crop may shift; None: as data say", True)),
     "workers": Parameter(None, Setting("machine", whole(), "processes; None: one a core", True)),
     "out_dir": Parameter(None, Setting("machine", FOLDER, "of the run files; None: one in runs", True)),
     "dry_run": Parameter(False, Setting("machine", FLAG, "only say what it would take", False))}

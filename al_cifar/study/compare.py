@@ -130,6 +130,7 @@ def compare(
     spelled = worlds[0].strategy
     return Comparison(spelled, baseline, _shared(results, spelled, worlds))
 
+# %% ../../nbs/study/compare.ipynb #8c4795dd
 def _flat(places: Iterable) -> list:
     "The places in a nested list."
     parts = [[place] if isinstance(place, (str, Path)) else _flat(place) for place in places]

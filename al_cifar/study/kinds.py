@@ -85,7 +85,8 @@ HEADER_KINDS = {
     "epsilon_drawn": Kind("a number in [0, 1]", *_SHARE),
     "initial_set": Kind("whole numbers", *_WHOLE, holders={list}),
     "pool": Kind("a whole number", *_WHOLE), "sources": _OBJECT, "started": _TEXT, "versions": _OBJECT,
-    "panel_size": Kind("a whole number above 0", {int}, 1), "again_share": Kind("a number in [0, 1]", *_SHARE),
+    "panel_size": Kind("a whole number above 0", {int}, 1),
+    "again_share": Kind("a number in [0, 1]", *_SHARE),
     "format": Kind(f"{FORMAT}", {int, float}, FORMAT, FORMAT)}
 HEADER_KEYS = ("config", "fingerprint", "streams", "condition", "dataset", "epsilon_drawn")
 SCHEDULE = dict.fromkeys(("initial", "budget", "batch"), Kind("a whole number above 0", {int}, 1))
