@@ -11,7 +11,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -24,6 +24,11 @@ from .identity import identity, packaged
 def _takes_more(make):
     return any(a.kind is a.VAR_KEYWORD for a in inspect.signature(make).parameters.values())
 
+@lru_cache(maxsize=1000)
+def _keywords(make):  # asked for with every config and every run file
+    arguments = inspect.signature(make).parameters.values()
+    return {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
+
 class Component(NamedTuple):
     "What is registered under a name."
     name: str
@@ -34,8 +39,7 @@ class Component(NamedTuple):
     @property
     def parameters(self) -> dict:
         "Its parameters with their defaults, `REQUIRED` where there is none."
-        arguments = inspect.signature(self.make).parameters.values()
-        return {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
+        return dict(_keywords(self.make))
 
     def fill(self, given: dict) -> dict:
         "The values of all parameters, and of others if it takes `**`, some `given`. Raises `ValueError`."

@@ -98,7 +98,7 @@ def times(x): return type(x) is dict and all(number(y) for y in x.values())
 
 PLAIN = {
     **dict.fromkeys(["round", "n_labels", "n_wrong"], whole), "accuracy": share, "accuracies": each(share),
-    **dict.fromkeys(["class_counts", "queried", "answers"], each(whole)), "seconds": times,
+    **dict.fromkeys(["class_counts", "queried", "answers", "asked_again", "answers_again"], each(whole)), "seconds": times,
     "per_class": null(each(null(share))), **dict.fromkeys(["ece", "wrong_confidence"], null(share)),
     **dict.fromkeys(["nll", "batch_spread"], null(number)), "queried_wrong": null(whole)}
 ONES = [0, 1, -1, 2, 10**400, -10**400, 0., .5, 1., -.0, 1.5, -1e-9, 1e308, math.inf, -math.inf, math.nan, True, False,
