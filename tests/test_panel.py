@@ -16,7 +16,8 @@ from al_cifar.oracle.panel import correlated, shared_luck
 from al_cifar.study import load_results, read_run, run_id, run_study
 from al_cifar.study.cohort import cohorts_of, simulate_cohort
 from al_cifar.study.estimate import images_of
-from al_cifar.study.runs import header, parse_run
+from al_cifar.study.records import parse_run
+from al_cifar.study.runs import header
 
 QUICK = replace(TOY, epochs=1, epsilon=.3)
 PANEL = replace(QUICK, oracle="panel(rho=0.27)")

@@ -53,6 +53,8 @@ def with_facts(
     pad: int | None = None,    # how far a crop may shift an image, in pixels; None: as the data say
 ) -> ImageData:
     "`data` with other facts about augmentation, and a source that says so. Raises `ValueError`."
+    if (flip, pad) == (None, None): return data
+    if data.kind != "images": raise ValueError(f"flip and pad must be None, {data.name} has no images")
     told = {"flip": flip, "pad": pad}
     told = {name: value for name, value in told.items() if value not in (None, getattr(data, name))}
     if not told: return data

@@ -223,11 +223,12 @@ def check_reading(config: Config, data: ImageData | FeatureData) -> None:
     "A `ValueError` where model, representation and `data` do not go together."
     check_representation(config.representation, data)
     model, seen = MODELS.find(config.model)[0].make, kind_seen(config.representation, data)
-    if model.reads != seen:
-        fitting = ", ".join(name for name in MODELS if MODELS[name].reads == seen)
+    reads = lambda make: getattr(make, "reads", "images")  # a function of your own says nothing
+    if reads(model) != seen:
+        fitting = ", ".join(name for name in MODELS if reads(MODELS[name]) == seen)
         raise ValueError(f"model must learn on {seen} ({fitting}), got {config.model!r}, which learns on "
-                         f"{model.reads}; representation is {config.representation!r}, data is {data.name!r}")
-    for name, needed in model.must.items():
+                         f"{reads(model)}; representation is {config.representation!r}, data is {data.name!r}")
+    for name, needed in getattr(model, "must", {}).items():
         value = getattr(config.resolved(), name)
         if value != needed: raise ValueError(f"{name} must be {needed!r} for {config.model}, got {value!r}")
     blind = seen == "features" and data.kind == "features" and data.images is None

@@ -43,7 +43,7 @@ def reference_model(data: ImageData, chosen: np.ndarray, number: int, config: Co
     "The model number `number`, trained on the `chosen` images (N,) bool with true labels; folded."
     true = data.y_train.numpy()
     labels = np.where(chosen, true, -1)
-    run = Run(config, streams_of(config), None, true, None, None, labels)  # nobody is asked
+    run = Run(config, streams_of(config), None, true, None, None, labels, None, None)  # nobody is asked
     return fit([Training(run, number, "true")], data, data.x_train)
 
 # %% ../../nbs/loop/difficulty.ipynb #a8427bf3
