@@ -114,6 +114,9 @@ def check_learner(config: Config) -> None:
     if config.epochs != default and most_epochs(stopping, 0):
         raise ValueError(f"epochs must be left at {default}, since stopping={stopping!r} says with most how "
                          f"many there may be, got {config.epochs}")
+    if config.averaging == "tail" and may_end_early(stopping):
+        raise ValueError("averaging='tail' needs a stopping such as 'fixed', where the last half of the "
+                         f"steps is known, got {stopping!r}")
     if held_share(stopping) and config.initial < 2:
         raise ValueError(f"initial must be at least 2, since stopping={stopping!r} holds labels out, got 1")
     if networks_of(config.loss) > 1 and not MODELS.find(config.model)[0].make.stacks:
@@ -133,10 +136,6 @@ def check_fields(config: Config) -> None:
     read_settings(config)
     if config.stochastic and not config.epsilon:
         raise ValueError("epsilon must be above 0 where stochastic=True draws it from U[0, epsilon], got 0.0")
-    stopping = config.stopping or PROTOCOLS[config.protocol]["stopping"]
-    if config.averaging == "tail" and may_end_early(stopping):
-        raise ValueError("averaging='tail' needs a stopping such as 'fixed', where the last half of the "
-                         f"steps is known, got {stopping!r}")
     if config.budget < config.initial:
         raise ValueError(f"budget must be at least initial={config.initial}, got {config.budget}")
     if config.candidates is not None and config.candidates < config.batch:
