@@ -94,7 +94,7 @@ def race(
     workers: int | None = None,        # runs at a time; None: what the executor says
     progress: bool = True,             # on stderr: a bar for each wave, a line after it
     **study,                           # data, root, on_round, cohort, as run_study takes them
-) -> "Race":                           # see analysis.verdicts
+) -> object:                           # a Race, see analysis.verdicts
     "Run replications until one strategy is left. Raises `ValueError` before any work, and as `run_study`."
     from al_cifar.analysis.selection import check_race, check_replications  # its package takes a second
     from al_cifar.analysis.verdicts import judge, race_line
@@ -124,7 +124,7 @@ def until_precise(
     workers: int | None = None,        # runs at a time; None: what the executor says
     progress: bool = True,             # on stderr: a bar for each wave, a line after it
     **study,                           # data, root, on_round, cohort, as run_study takes them
-) -> "Precision":                      # see analysis.verdicts
+) -> object:                           # a Precision, see analysis.verdicts
     "Run replications until all differences from the baseline have narrow intervals. Raises as `race`."
     from al_cifar.analysis.selection import check_precision, check_replications  # its package takes a second
     from al_cifar.analysis.verdicts import judge_precision, precision_line
