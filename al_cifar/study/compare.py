@@ -6,7 +6,6 @@
 __all__ = ['config_in', 'finished_heads', 'worlds_of', 'check_data', 'Comparison', 'compare']
 
 # %% ../../nbs/study/compare.ipynb #96a89a74
-from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -118,25 +117,19 @@ def compare(
 
     Raises `ValueError` if data, strategy or study do not fit, and as `run_study`."""
     heads = finished_heads(with_)
+    in_folder = isinstance(with_, (str, Path)) and Path(with_).is_dir()
+    if out_dir is None and not in_folder:
+        raise ValueError("out_dir must be a folder for the new runs, where with_ is none, got None")
     worlds = worlds_of(heads, strategy, baseline)
     data = data or load_data(heads[0]["dataset"], root)
     check_data(heads, in_regime(data, worlds[0].regime))
-    if out_dir is None and not (isinstance(with_, (str, Path)) and Path(with_).is_dir()):
-        raise ValueError("out_dir must be a folder for the new runs, where with_ is none, got None")
-    out_dir = Path(with_ if out_dir is None else out_dir)
-    run_study(worlds, out_dir, data, executor=executor, progress=progress)
-    places = [with_] if out_dir == with_ else [with_, out_dir]
-    results = load_results([str(place) for place in _flat(places)])
+    run_study(worlds, out_dir or with_, data, executor=executor, progress=progress)
+    results = load_results(with_ if out_dir is None else [with_, out_dir])
     spelled = worlds[0].strategy
-    return Comparison(spelled, baseline, _shared(results, spelled, worlds))
+    return Comparison(spelled, baseline, _shared(results, spelled))
 
 # %% ../../nbs/study/compare.ipynb #8c4795dd
-def _flat(places: Iterable) -> list:
-    "The places in a nested list."
-    parts = [[place] if isinstance(place, (str, Path)) else _flat(place) for place in places]
-    return list(dict.fromkeys(map(str, sum(parts, []))))
-
-def _shared(results, strategy, worlds):
+def _shared(results, strategy):
     "Rows of the replications and conditions that the strategy has, of runs that are whole."
     rounds = results.groupby(["condition", "strategy", "replication"]).n_labels.transform("size")
     whole = results[rounds == results.n_labels.nunique()]
