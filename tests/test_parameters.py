@@ -10,18 +10,25 @@ from al_cifar.forms.command import main
 from al_cifar.forms.errors import ExperimentError
 from al_cifar.forms.experiment import prepare, run_experiment
 from al_cifar.forms.form import EXPERIMENT, STUDY
+from al_cifar.forms.race import RACE
 from al_cifar.loop.config import COMPONENTS
 from al_cifar.study.records import read_run
 from al_cifar.study.results import load_results
 
-FORMS = pytest.mark.parametrize("form", (EXPERIMENT, STUDY), ids=("experiment", "study"))
+FORMS = pytest.mark.parametrize("form", (EXPERIMENT, STUDY, RACE), ids=("experiment", "study", "race"))
+
+
+def answers_of(form, said):
+    "What the form says of an experiment; that of a race says its rule, too."
+    found = form.read(said)
+    return found[0] if form is RACE else found
 
 
 @FORMS
 @pytest.mark.parametrize("name", ("out_dir", "data_root"))
 def test_home_is_expanded(form, name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Path(getattr(form.read({name: "~/here"}), name)) == tmp_path/"here"
+    assert Path(getattr(answers_of(form, {name: "~/here"}), name)) == tmp_path/"here"
 
 
 WRONG = [(name, value) for name in ("out_dir", "data_root") for value in ("", 5, True, ["a"], 1.5)]
@@ -33,6 +40,7 @@ WRONG += [("replications", 10**7), ("replications", 10**400), ("evaluators", 10*
 @FORMS
 @pytest.mark.parametrize("name, value", WRONG, ids=lambda x: type(x).__name__ if isinstance(x, int) else repr(x)[:20])
 def test_wrong_value_is_named(form, name, value):
+    if form is RACE and name == "replications": name = "most"  # what a race calls them
     with pytest.raises(ExperimentError) as error: form.read({name: value})
     text = str(error.value)
     assert name in text
@@ -83,7 +91,7 @@ def mine(tmp_path, monkeypatch):
 
 @FORMS
 def test_plugins_are_imported(form, mine):
-    answers = form.read(dict(plugins=str(mine), strategies="random,my_thing(shift=3)", oracle="my_people"))
+    answers = answers_of(form, dict(plugins=str(mine), strategies="random,my_thing(shift=3)", oracle="my_people"))
     assert answers.strategies == ("random", "my_thing(shift=3)")
     assert "plugins" not in answers.config(answers.conditions[0]).__dict__
 

@@ -168,11 +168,16 @@ async function draw() {
   for (const id of ["learner", "condition", "baseline"]) state[id] = at(id).value;
   history.replaceState(null, "", "#" + new URLSearchParams(state));
 }
+function offer() {
+  const part = all.learners[at("learner").value];
+  const has = name => part.curves.some(row => row[1] === name);
+  fill(at("condition"), part.conditions);
+  fill(at("baseline"), all.strategies.filter(has));
+  for (const box of document.querySelectorAll("#strategies input")) box.parentElement.hidden = !has(box.value);
+}
 function start() {
   fill(at("learner"), Object.keys(all.learners));
   at("learners").hidden = Object.keys(all.learners).length < 2;
-  fill(at("condition"), all.learners[at("learner").value].conditions);
-  fill(at("baseline"), all.strategies);
   if (said.get("view")) at("view").value = said.get("view");
   const wanted = said.has("strategies") ? said.get("strategies").split(",") : all.strategies;
   at("strategies").append(...all.strategies.map((name, i) => {
@@ -180,11 +185,12 @@ function start() {
     Object.assign(box, {type: "checkbox", value: name, checked: wanted.includes(name)});
     key.className = "key";
     key.style.borderColor = all.colours[i];
+    if (all.dashes[i][1]) key.style.borderTopStyle = "dashed";
     label.append(box, " ", key, " " + name.replaceAll("_", " "));
     return label;
   }));
-  at("learner").addEventListener("change", () =>
-    fill(at("condition"), all.learners[at("learner").value].conditions));
+  offer();
+  at("learner").addEventListener("change", offer);
   document.querySelector("form").addEventListener("change", draw);
   draw();
 }
