@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['REPRODUCED', 'NOT_REPRODUCED', 'UNSUPPORTED', 'ABSENT', 'UNTESTED', 'ANSWERS', 'ROW_NAMES', 'verdict', 'supports',
            'agrees', 'Claim', 'untested', 'judge_finding', 'target_numbers', 'numbers_text', 'differences_text',
-           'compared', 'judge_numbers', 'measured', 'released_says', 'judge', 'shown', 'Claims', 'Report']
+           'compared', 'judge_numbers', 'measured', 'released_says', 'runs_of', 'replications_of', 'judge', 'shown',
+           'Claims', 'Report']
 
 # %% ../../nbs/paper/claims.ipynb #e0ccebeb
 from collections.abc import Callable
@@ -53,8 +54,8 @@ def agrees(
     return bool((z.abs() <= bound).all()), z, bound
 
 # %% ../../nbs/paper/claims.ipynb #101bc6e8
-ROW_NAMES = dict(printed="printed", released="released runs", ours="these runs", difference="difference",
-                 agrees="these runs agree", verdict="verdict")
+ROW_NAMES = dict(printed="printed", released="released runs", ours="these runs", n="replications",
+                 difference="difference", agrees="these runs agree", verdict="verdict")
 
 @dataclass(frozen=True)
 class Claim:
@@ -67,6 +68,7 @@ class Claim:
     difference: str  # in standard errors
     agrees: str      # whether ours agree with the print, or if nothing is printed with the released runs
     verdict: str
+    n: str           # replications of these runs
 
     def __repr__(self): return "\n".join(f"{name:10} {text}" for name, text in asdict(self).items() if text)
 
@@ -80,13 +82,14 @@ def untested(key: str) -> Claim:
     "The `Claim` named `key` that no run can answer."
     printed = PRINTED[key]
     return Claim(printed.claim, printed.where, printed.text, "not recorded", "not recorded", "",
-                 ANSWERS[None], UNTESTED)
+                 ANSWERS[None], UNTESTED, "0")
 
 # %% ../../nbs/paper/claims.ipynb #f4959cd3
 def judge_finding(
     printed: Printed,
     theirs: tuple,  # (holds, text) or (holds, text, (value, se, n))
     ours: tuple,    # likewise
+    n: str = "",    # replications of ours
 ) -> Claim:
     "The `Claim` for a finding, from what the released runs and ours say."
     difference = ""
@@ -94,7 +97,7 @@ def judge_finding(
         a, b = (pd.DataFrame([x[2]], columns=["value", "se", "n"]) for x in (ours, theirs))
         difference = f"from the released runs: {standard_errors(a, b)[0]:+.1f}"
     return Claim(printed.claim, printed.where, printed.text, paper_words(theirs[1]), paper_words(ours[1]),
-                 difference, ANSWERS[ours[0]], verdict(theirs[0], ours[0]))
+                 difference, ANSWERS[ours[0]], verdict(theirs[0], ours[0]), n)
 
 # %% ../../nbs/paper/claims.ipynb #9e453749
 def target_numbers(
@@ -137,6 +140,7 @@ def judge_numbers(
     printed: Printed,
     theirs: pd.DataFrame | tuple,  # value, se, n by name; or (None, why not)
     ours: pd.DataFrame | tuple,    # likewise
+    n: str = "",                   # replications of ours
 ) -> Claim:
     "The `Claim` for numbers, from what the released runs and ours say."
     names = list(printed.values) or slice(None)
@@ -147,7 +151,7 @@ def judge_numbers(
     supported = supports(printed, frames[0]) if known else None
     agree, difference = compared(printed, *frames)
     return Claim(printed.claim, printed.where, printed.text, *says, difference, ANSWERS[agree],
-                 verdict(supported, agree))
+                 verdict(supported, agree), n)
 
 # %% ../../nbs/paper/claims.ipynb #212cd41c
 def measured(
@@ -172,13 +176,31 @@ def released_says(
     if isinstance(known, dict): return pd.DataFrame(known, index=["value", "se", "n"]).T
     return known
 
-def judge(key: str, measure: Callable, evidence: Evidence, released: tuple | None = None) -> Claim:
-    "The `Claim` named `key` in PRINTED, for a measurement on both sides; `released` as in `released_says`."
+# %% ../../nbs/paper/claims.ipynb #db85c625
+def runs_of(evidence: Evidence, arm: str) -> pd.DataFrame:
+    "The frame of `arm`, one of `ARMS`; if it is not given, the main arm."
+    runs = getattr(evidence, arm)
+    return evidence.main if runs is None else runs
+
+def replications_of(runs: pd.DataFrame) -> str:
+    "How many replications a strategy has in a condition: a number, or the least and the most."
+    n = runs.groupby(["condition", "strategy"])["replication"].nunique()
+    if not len(n): return "0"
+    return str(n.max()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
+
+# %% ../../nbs/paper/claims.ipynb #118b72c4
+def judge(
+    key: str, measure: Callable, evidence: Evidence,
+    released: tuple | None = None,  # as in released_says
+    arm: str = "main",              # of ours, see ARMS
+) -> Claim:
+    "The `Claim` named `key` in PRINTED, for a measurement on both sides."
     theirs = released_says(key, measure, evidence, released)
-    ours = measured(measure, evidence.main)
+    runs = runs_of(evidence, arm)
+    ours = measured(measure, runs)
     numbers = isinstance(ours, pd.DataFrame) or isinstance(theirs, pd.DataFrame)
     how = judge_numbers if numbers else judge_finding
-    return how(PRINTED[key], theirs, ours)
+    return how(PRINTED[key], theirs, ours, replications_of(runs))
 
 # %% ../../nbs/paper/claims.ipynb #50e2ab1e
 def shown(
@@ -205,9 +227,10 @@ class Report:
         self,
         measures: dict,                 # {key in PRINTED: measurement, or None if nobody's runs can tell}
         released: tuple | None = None,  # as in released_says
+        arm: str = "main",              # of ours, see ARMS
     ) -> Claims:
         "The claims for `measures`; kept for the table."
-        new = Claims(judge(key, measure, self.evidence, released) if measure else untested(key)
+        new = Claims(judge(key, measure, self.evidence, released, arm) if measure else untested(key)
                      for key, measure in measures.items())
         self.claims += new
         return new
@@ -222,6 +245,6 @@ class Report:
         "All claims as a frame, also written as claims.csv."
         self.folder.mkdir(parents=True, exist_ok=True)
         frame = pd.DataFrame([asdict(c) for c in self.claims])
-        frame = frame.rename(columns=dict(released="in the released runs"))
+        frame = frame.rename(columns=dict(released="in the released runs", n="replications"))
         frame.to_csv(self.folder/"claims.csv", index=False)
         return frame

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from ..analysis.frames import sort_rows, strategy_tables
 from ..analysis.style import LOOKS, panels, strategy_styles
-from .evidence import RUN, NotInResults, need_column
+from .arms import RUN
+from .evidence import NotInResults, need_column
 
 # %% ../../nbs/paper/mechanisms.ipynb #2b602c2c
 def mean_correlation(
