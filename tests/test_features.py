@@ -147,6 +147,15 @@ def test_in_lockstep_as_alone(digits, model):
         assert [records[i]["accuracy"] for records in together] == pytest.approx(alone, abs=.02)
 
 
+@pytest.mark.parametrize("model, strategy", [("linear", "least_confidence"), ("mlp(width=8)", "kmeans")])
+def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(digits, model, strategy):
+    config = replace(LINEAR, model=model, strategy=strategy, epsilon=.3)
+    whole = list(simulate(config, digits))
+    for done in range(1, len(whole)):
+        rest = list(simulate(config, digits, whole[:done]))
+        assert outcome(rest) == outcome(whole[done:])
+
+
 def test_training_gives_the_same_bits_on_any_number_of_threads(digits):
     def first_round(threads):
         before = torch.get_num_threads()
