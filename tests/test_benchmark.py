@@ -81,3 +81,11 @@ def test_strategies_have_their_costs(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     lines = printed(nbformat.read(tmp_path/"out.ipynb", 4))[-1].strip().splitlines()
     assert len(lines) == 16 and all(re.fullmatch(r".+: .*\d.*; (?:not )?reached", line) for line in lines), lines
+
+
+@pytest.mark.slow
+def test_learners_have_their_costs(tmp_path):
+    done = command(tmp_path, page=ROOT/"nbs/benchmark_learners.ipynb", dataset="digits", labels=100, scored=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = next(text for text in printed(nbformat.read(tmp_path/"out.ipynb", 4)) if "parameters" in text)
+    assert len(re.findall(r"^[\w'-].*?(?: +\d[\d.]*){5}", table, re.M)) == 13, table

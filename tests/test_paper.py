@@ -19,7 +19,7 @@ from al_cifar.paper.printed import PAPER, PRINTED, RATES, STOCHASTIC
 from al_cifar.paper.released import AREAS, RATIOS, RELEASED, SUMMARIES, area_of_means, read_published
 from al_cifar.study import grid, run_study
 
-NOTEBOOK, RESULTS = ROOT/"nbs/paper.ipynb", ROOT/"results/paper.csv.gz"
+NOTEBOOK, RESULTS, MORE = ROOT/"nbs/paper.ipynb", ROOT/"results/paper.csv.gz", ROOT/"results/replications.csv.gz"
 FIGURES = {"figure1", "figure2", "areas", "differences", "correlation", "classes"}
 OWN = "not supported by the paper's own runs"
 ABSENT = "not in these results"
@@ -80,12 +80,19 @@ def test_published_table_is_what_load_results_gives():
 
 
 def test_on_the_results_of_this_repository(tmp_path):
-    code, seen, said = run(tmp_path, results=RESULTS)
+    code, seen, said = run(tmp_path, results=RESULTS, more_results=MORE)
     assert code == 0, seen
     table, here = claims(tmp_path), set(load_results(RESULTS, mix=("protocol",)).condition)
     for condition in (*RATES, STOCHASTIC):
         allowed = ("reproduced", "not reproduced") if condition in here else (ABSENT,)
         assert table.verdict[f"curves {condition}"] in allowed
+    more = load_results(MORE)
+    last = more.groupby(["condition", "strategy", "replication"]).n_labels.max()
+    n = (last == 1000).groupby(["condition", "strategy"]).sum() + 5
+    many = str(n.max()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
+    few_labels = ["first accuracy", "first difference", "early"]
+    assert set(table.replications[few_labels]) == {many}
+    assert set(table.replications.drop([*few_labels, "mechanism"])) == {"5"}
     for name in ("figure1", "figure2"):
         for end in ("svg", "png"): assert (tmp_path/f"runs/paper/{name}.{end}").stat().st_size > 1000
     assert "the paper's released runs: not given" in said and "nan" not in said.lower().split()
