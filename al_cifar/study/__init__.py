@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['bundle', 'unbundle', 'run_one', 'estimate', 'images_of', 'seconds_per_image', 'status', 'load_results', 'StudyError',
            'failure_text', 'go_on', 'grid', 'halt', 'run_study', 'so_far', 'finished', 'header', 'read_run', 'run_id',
-           'available_cores', 'process_pool', 'race', 'until_precise']
+           'available_cores', 'process_pool', 'race', 'until_precise', 'published']
 
 # %% ../../nbs/06_study.ipynb #d1fbdf51
 from .bundle import bundle, unbundle
 from .durable import run_one
 from .estimate import estimate, images_of, seconds_per_image
 from .progress import status
+from .published import published
 from .race import race, until_precise
 from .results import load_results
 from .running import StudyError, failure_text, go_on, grid, halt, run_study, so_far
@@ -23,4 +24,4 @@ from .workers import available_cores, process_pool
 _all_ = ["bundle", "unbundle", "run_one", "estimate", "images_of", "seconds_per_image", "status",
          "load_results", "StudyError", "failure_text", "go_on", "grid", "halt", "run_study", "so_far",
          "finished", "header", "read_run", "run_id", "available_cores", "process_pool",
-         "race", "until_precise"]
+         "race", "until_precise", "published"]
