@@ -1,6 +1,7 @@
 "Packaging facts live in settings.ini, which nbdev reads too; this file only hands them to setuptools."
 import gzip
 import os
+import re
 import shlex
 import shutil
 import tarfile
@@ -18,6 +19,10 @@ parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 lib, site = cfg["lib_path"], cfg["doc_host"] + cfg["doc_baseurl"]
 file = f"{cfg['git_url']}/blob/{cfg['branch']}"
+raw = f"{cfg['git_url']}/raw/{cfg['branch']}"
+readme = (here/"README.md").read_text(encoding="utf-8")
+readme = re.sub(r"(!\[[^]]*\]\()(?!\w+:|#)", rf"\1{raw}/", readme)  # on PyPI a relative link leads nowhere
+readme = re.sub(r"(\]\()(?!\w+:|#)", rf"\1{file}/", readme)
 extras = ("notebooks", "dask", "skactiveml", "explore")  # for users; `dev` has them all, and what tests and docs need
 needs = {extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in (*extras, "dev")}
 
@@ -53,7 +58,7 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"].split(),
     author=cfg["author"],
@@ -61,7 +66,7 @@ setup(
     url=cfg["git_url"],
     project_urls={"Documentation": site, "Source": cfg["git_url"], "Issues": f"{cfg['git_url']}/issues",
                   "Changelog": f"{file}/CHANGELOG.md", "Citation": f"{file}/CITATION.cff"},
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     classifiers=["Development Status :: 3 - Alpha", "Framework :: Jupyter",
                  f"Intended Audience :: {cfg['audience']}", "Natural Language :: English",

@@ -12,12 +12,12 @@ from .bundle import bundle, unbundle
 from .durable import run_one
 from .estimate import estimate, images_of, seconds_per_image
 from .progress import status
-from .published import published
 from .race import race, until_precise
 from .results import load_results
 from .running import StudyError, failure_text, go_on, grid, halt, run_study, so_far
 from .records import finished, read_run
 from .runs import header, run_id
+from .tables import published
 from .workers import available_cores, process_pool
 
 # %% ../../nbs/06_study.ipynb #b7555d0f
