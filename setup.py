@@ -82,7 +82,7 @@ setup(
     extras_require=needs | {"dev": [one for extra in (*extras, "dev") for one in needs[extra]]},
     entry_points={
         "nbdev": [f"{lib}={lib}._modidx:d"],
-        "console_scripts": [f"{lib}={lib}.forms.cli:main", "al_cifar_study=al_cifar.forms.command:main"],
+        "console_scripts": [f"{lib}={lib}.forms.cli:main"],
         "papermill.engine": [f"{lib}={lib}.forms.terminal:Engine"],
     },
     zip_safe=False,
