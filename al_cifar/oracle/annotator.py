@@ -59,15 +59,14 @@ def _as_questions(y, u, v, index, answered):
     return truth, index, u.ravel(), v.ravel(), answered
 
 # %% ../../nbs/oracle/annotator.ipynb #3bfc5db8
-_BOUND = dict(default=None, init=False, repr=False, compare=False)  # a field that on sets
-
 @dataclass(frozen=True)
 class Annotator:
     "Base of all annotators: a subclass defines `wrong`, and `rate` if that is not `epsilon`."
     epsilon: float       # the level of noise, in [0, 1]
     n_classes: int = 10  # at least 2
-    y: np.ndarray = field(**_BOUND)   # (N,) true labels of all images; None before on
-    data: object = field(**_BOUND)    # the ImageData that the images belong to
+    # on sets these two, which are None before: (N,) true labels, and the ImageData, of all images
+    y: np.ndarray = field(default=None, init=False, repr=False, compare=False)
+    data: object = field(default=None, init=False, repr=False, compare=False)
     has_level: ClassVar[bool] = True  # False: epsilon has no meaning and must be 0
 
     def __post_init__(self):
