@@ -64,9 +64,8 @@ class Annotator:
     "Base of all annotators: a subclass defines `wrong`, and `rate` if that is not `epsilon`."
     epsilon: float       # the level of noise, in [0, 1]
     n_classes: int = 10  # at least 2
-    # on sets these two, which are None before: (N,) true labels, and the ImageData, of all images
-    y: np.ndarray = field(default=None, init=False, repr=False, compare=False)
-    data: object = field(default=None, init=False, repr=False, compare=False)
+    y: np.ndarray = field(default=None, init=False, repr=False, compare=False)  # (N,) true labels, set by on
+    data: object = field(default=None, init=False, repr=False, compare=False)   # their ImageData, set by on
     has_level: ClassVar[bool] = True  # False: epsilon has no meaning and must be 0
 
     def __post_init__(self):
