@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cloudpickle
 
@@ -146,6 +146,8 @@ def missing(
     return "\n".join([f"{kind} must be one of these, got {text!r}:", *lines, OWN_HINT])
 
 # %% ../nbs/components.ipynb #18597ad1
+_Made = TypeVar("_Made", bound=Callable)
+
 class Register(Mapping):
     "Components of one kind, by name. `kind` is what errors call them, such as strategy."
     def __init__(self, kind: str): self.kind, self.components = kind, {}
@@ -153,7 +155,7 @@ class Register(Mapping):
     def __iter__(self) -> Iterator[str]: return iter(self.components)
     def __len__(self) -> int: return len(self.components)
 
-    def register(self, name: str, version: str | None = None, **facts) -> Callable:
+    def register(self, name: str, version: str | None = None, **facts) -> Callable[[_Made], _Made]:
         "A decorator that adds a function or class. The package's may not be replaced: `ValueError`."
         _check_entry(name, version)
         def add(make):

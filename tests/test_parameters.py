@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from al_cifar.forms.command import main
+from al_cifar.forms.cli import main
 from al_cifar.forms.errors import ExperimentError
 from al_cifar.forms.experiment import prepare, run_experiment
 from al_cifar.forms.form import EXPERIMENT, STUDY
@@ -48,13 +48,14 @@ def test_wrong_value_is_named(form, name, value):
 
 
 def test_folder_without_data_root():
-    with pytest.raises(SystemExit, match="data_root"): main(["--dataset", "folder", "--dry_run"])
+    with pytest.raises(SystemExit, match="data_root"): main(["study", "--dataset", "folder", "--dry_run"])
 
 
 def test_command_without_arguments_explains_itself(monkeypatch, capsys):
     import al_cifar.forms.command as command
     monkeypatch.setattr(command, "prepare", lambda *_: pytest.fail("it would have run the whole grid"))
-    main([])
+    with pytest.raises(SystemExit) as end: main(["study"])
+    assert not end.value.code
     assert "--replications" in capsys.readouterr().out
 
 
@@ -174,7 +175,7 @@ HUGE = [dict(evaluators=10**400), dict(replications=10_000, strategies="random",
 def test_huge_numbers_are_refused_at_once(said):
     start = time.monotonic()
     words = [f"--{name}={value}" for name, value in said.items()]
-    with pytest.raises(SystemExit) as error: main([*words, "--dataset=digits", "--dry_run"])
+    with pytest.raises(SystemExit) as error: main(["study", *words, "--dataset=digits", "--dry_run"])
     assert next(iter(said)) in str(error.value) and len(str(error.value)) < 300
     assert time.monotonic() - start < 5
 
@@ -182,5 +183,5 @@ def test_huge_numbers_are_refused_at_once(said):
 @pytest.mark.parametrize("name", sorted(set(SIZES) - {"budget", "initial", "evaluators"}))
 def test_large_numbers_cost_nothing_to_plan(name, capsys):
     start = time.monotonic()
-    main([f"--{name}={10**9}", "--dataset=digits", "--dry_run"])
+    main(["study", f"--{name}={10**9}", "--dataset=digits", "--dry_run"])
     assert time.monotonic() - start < 10

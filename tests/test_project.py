@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pages import (LIB, NBS, ROOT, all_modules, all_pages, cells, code, default_exp, html_path, is_exported,
+from pages import (NBS, ROOT, all_modules, all_pages, cells, code, default_exp, html_path, is_exported,
                    module_name, module_path, page_id)
 from warm import run_page
 
@@ -86,8 +86,7 @@ def test_modules_are_what_the_pages_export(tree):
     "Hand-edited modules, modules of deleted pages and modules never exported all show up as a difference."
     lib = tree/"al_cifar"
     made = {path: path.read_bytes() for path in lib.rglob("*.py")}
-    for path in made:
-        if path != lib/"__init__.py": path.unlink()
+    for path in made: path.unlink()
     run("nbdev_export", cwd=tree)
     exported = {path: path.read_bytes() for path in lib.rglob("*.py")}
     different = [path for path in made.keys() | exported.keys() if made.get(path) != exported.get(path)]
@@ -96,14 +95,14 @@ def test_modules_are_what_the_pages_export(tree):
 
 
 def test_every_module_has_a_page():
-    "But for the empty `__init__` that nbdev gives a folder without a face, and the one with the version."
+    "But for the empty `__init__` that nbdev gives a folder without a face."
     makers = Counter(module_path(page) for page in PAGES if default_exp(page))
     twice = [module_name(path) for path, count in makers.items() if count > 1]
     assert not twice, f"several pages make {twice}"
     not_made = [page_id(page) for page in PAGES if (path := module_path(page)) and not path.exists()]
     assert not not_made, f"{not_made} have no module: run nbdev_export"
     no_face = {path for path in MODULES if path.name == "__init__.py" and path.stat().st_size == 0}
-    orphans = set(MODULES) - makers.keys() - no_face - {LIB/"__init__.py"}
+    orphans = set(MODULES) - makers.keys() - no_face
     assert not orphans, f"no page makes {sorted(map(module_name, orphans))}: delete them"
 
 
@@ -134,6 +133,9 @@ for strategy in ("random", "least_confidence", "kmeans"):
     config = Config(dataset="digits", initial=20, budget=40, batch=10, epochs=1, strategy=strategy)
     labels = [record["n_labels"] for record in simulate(config, data)]
     assert labels == [20, 30, 40], (strategy, labels)
+from al_cifar.study.tables import TABLES, table_path
+for name in TABLES: assert str(table_path(name)).startswith(sys.argv[1]), table_path(name)
+assert len(al_cifar.published()) == 1500
 unwanted = {"nbdev", "fastcore", "papermill", "IPython"} & set(sys.modules)
 assert not unwanted, f"simulating imports {unwanted}"
 

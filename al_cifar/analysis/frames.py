@@ -178,10 +178,11 @@ def strategy_tables(
     check_keys(a, ids)
     wide = a.set_index(ids)[value].unstack("strategy")
     wide = wide[strategy_order(wide.columns)]
+    level = keys if len(keys) > 1 else keys[0]  # pandas 2 warns of a list of one
     tables = []
-    for names, part in wide.groupby(level=keys):
+    for _, part in wide.groupby(level=level):
         table = part.droplevel(keys).dropna(axis=1, how="all")
-        tables.append((dict(zip(keys, names)), table))
+        tables.append((dict(zip(keys, part.index[0])), table))
     place = {c: i for i, c in enumerate(condition_order(a["condition"]))}
     return sorted(tables, key=lambda t: place[t[0]["condition"]])    # n_labels stay ascending
 

@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..data.representation import represented
 from .asking import Predictions, Trained, ask, ask_again, pool_view
@@ -97,7 +98,7 @@ def pick_device(name: str) -> str:
 # %% ../../nbs/loop/rounds.ipynb #cc3ac6b4
 def simulate(
     config: Config,
-    data: ImageData,
+    data: ImageData | FeatureData,
     records: Iterable[dict] = (),  # of the first rounds of the same run, in order
 ) -> Iterator[dict]:               # a record a round, after those given
     """One run of the active-learning loop. Deterministic on a CPU, whatever else runs.

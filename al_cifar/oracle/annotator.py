@@ -59,16 +59,14 @@ def _as_questions(y, u, v, index, answered):
     return truth, index, u.ravel(), v.ravel(), answered
 
 # %% ../../nbs/oracle/annotator.ipynb #3bfc5db8
-_BOUND = dict(default=None, init=False, repr=False, compare=False)  # a field that on sets
-
 @dataclass(frozen=True)
 class Annotator:
     "Base of all annotators: a subclass defines `wrong`, and `rate` if that is not `epsilon`."
     epsilon: float       # the level of noise, in [0, 1]
     n_classes: int = 10  # at least 2
-    y: np.ndarray | None = field(**_BOUND)  # (N,) true labels of all images
-    data: object = field(**_BOUND)          # the ImageData that the images belong to
-    has_level: ClassVar[bool] = True        # False: epsilon has no meaning and must be 0
+    y: np.ndarray = field(default=None, init=False, repr=False, compare=False)  # (N,) true labels, set by on
+    data: object = field(default=None, init=False, repr=False, compare=False)   # their ImageData, set by on
+    has_level: ClassVar[bool] = True  # False: epsilon has no meaning and must be 0
 
     def __post_init__(self):
         if not 0 <= self.epsilon <= 1: raise ValueError(f"epsilon must be in [0, 1], got {self.epsilon!r}")

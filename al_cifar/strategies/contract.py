@@ -11,6 +11,7 @@ __all__ = ['STRATEGIES', 'CLAUSES', 'PAPER_NAMES', 'check_needs', 'check_signatu
 # %% ../../nbs/strategies/contract.ipynb #980f192a
 import inspect
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,12 +39,14 @@ def check_signature(strategy: Callable) -> None:
         raise ValueError(f"a strategy must take (view, k, g) and keyword-only parameters, got {form}")
 
 # %% ../../nbs/strategies/contract.ipynb #4d2473a5
+_Strategy = TypeVar("_Strategy", bound=Callable)
+
 def register(
     name: str,                        # an identifier; the package's own names are taken
     needs: tuple | Callable = (),     # quantities of the view, or a function of the parameters that gives them
     stacked: Callable | None = None,  # of the parameters: None, or how to serve many pools at once, see below
     **facts,                          # see Component; check(**parameters) raises a ValueError
-) -> Callable:
+) -> Callable[[_Strategy], _Strategy]:
     "Decorator that adds a strategy to `STRATEGIES`. Raises `ValueError`."
     if not callable(needs): needs = check_needs(needs)
     add = STRATEGIES.register(name, needs=needs, stacked=stacked, **facts)

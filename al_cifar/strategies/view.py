@@ -37,8 +37,24 @@ def finite(source: str, given):
             raise ValueError(f"source {source!r} gave NaN or infinite numbers: the model has diverged")
     return given
 
+# %% ../../nbs/strategies/view.ipynb #974814d1
+class _Quantities:
+    logits: np.ndarray
+    embeddings: np.ndarray
+    probs: np.ndarray
+    labelled_probs: np.ndarray
+    labelled_embeddings: np.ndarray
+    committee_probs: np.ndarray
+    true_labels: np.ndarray
+    test_set: tuple
+    def mc_probs(self, T: int) -> np.ndarray: ...
+    def images(self) -> torch.Tensor: ...
+    def last_layer(self) -> Callable: ...
+    def gumbel(self, draw: int) -> np.ndarray: ...
+    def candidates(self, count: int) -> np.ndarray: ...
+
 # %% ../../nbs/strategies/view.ipynb #8e0a6573
-class PoolView:
+class PoolView(_Quantities):
     "What a strategy may know about the unlabelled pool of n images; `QUANTITIES` lists what it can compute."
     def __init__(
         self,

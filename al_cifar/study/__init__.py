@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bundle', 'unbundle', 'run_one', 'estimate', 'images_of', 'seconds_per_image', 'status', 'load_results', 'StudyError',
            'failure_text', 'go_on', 'grid', 'halt', 'run_study', 'so_far', 'finished', 'header', 'read_run', 'run_id',
-           'available_cores', 'process_pool', 'race', 'until_precise']
+           'available_cores', 'process_pool', 'race', 'until_precise', 'published']
 
 # %% ../../nbs/06_study.ipynb #d1fbdf51
 from .bundle import bundle, unbundle
@@ -17,10 +17,11 @@ from .results import load_results
 from .running import StudyError, failure_text, go_on, grid, halt, run_study, so_far
 from .records import finished, read_run
 from .runs import header, run_id
+from .tables import published
 from .workers import available_cores, process_pool
 
 # %% ../../nbs/06_study.ipynb #b7555d0f
 _all_ = ["bundle", "unbundle", "run_one", "estimate", "images_of", "seconds_per_image", "status",
          "load_results", "StudyError", "failure_text", "go_on", "grid", "halt", "run_study", "so_far",
          "finished", "header", "read_run", "run_id", "available_cores", "process_pool",
-         "race", "until_precise"]
+         "race", "until_precise", "published"]

@@ -19,6 +19,7 @@ from ..analysis.paired import paired_differences
 from ..analysis.plots import plot_difference_curves, plot_learning_curves
 from ..analysis.report import summaries
 from ..crn import STREAMS_VERSION
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..data.regimes import in_regime
 from ..data.sources import load_data
@@ -107,7 +108,7 @@ def compare(
     strategy: str,                     # text of the strategy, such as margin or my_strategy(beta=2.0)
     with_: Place,                      # a study: a folder, a bundle, a run file, or a list of these
     out_dir: Path | str | None = None, # for the new runs; None: with_, if that is a folder
-    data: ImageData | None = None,     # None: the data set of the study, by its name
+    data: ImageData | FeatureData | None = None,  # None: the data set of the study, by its name
     root: Path | str | None = None,    # where that is
     baseline: str = "random",          # whose worlds are taken
     executor: Executor | None = None,  # as in run_study

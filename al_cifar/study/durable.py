@@ -23,6 +23,7 @@ from traceback import clear_frames, format_exception
 
 from filelock import FileLock, Timeout
 
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..loop.config import Config, own_sources
 from ..loop.rounds import simulate
@@ -159,7 +160,7 @@ def durable_rounds(
 
 def run_one(
     config: Config,
-    data: ImageData,
+    data: ImageData | FeatureData,
     path: Path | str,
     sources: dict | None = None,
     on_round: Callable = lambda record: None,  # called after each round

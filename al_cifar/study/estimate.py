@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..data.representation import represented
 from ..loop.config import Config, asked_strategy
@@ -91,7 +92,7 @@ def seconds_per_image(
 # %% ../../nbs/study/estimate.ipynb #37201fb1
 def estimate(
     configs: list[Config],
-    data: ImageData,
+    data: ImageData | FeatureData,
     workers: int = 1,                   # processes, a core each; one is a cohort on a GPU
     out_dir: Path | str | None = None,  # the folder of the study, for what is finished
 ) -> dict:

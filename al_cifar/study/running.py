@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from ..data.features import FeatureData
 from ..data.images import ImageData
 from ..data.regimes import in_regime
 from ..data.sources import load_data
@@ -132,7 +133,7 @@ def data_for(
 def run_study(
     configs: Iterable[Config],
     out_dir: Path | str,               # folder of the run files, one a run
-    data: ImageData | None = None,     # for all of them; None: each config's dataset
+    data: ImageData | FeatureData | None = None,  # for all of them; None: each config's dataset
     root: Path | str | None = None,    # where the datasets are
     executor: Executor | None = None,  # None: the runs are done here
     progress: bool = True,             # show a bar on stderr
