@@ -25,11 +25,25 @@ TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategie
           "paper": "Inside the paper's page"}
 
 
+# The pages of nbs/tutorials in the order of the sidebar, and the network, which stands with the models.
+TUTORIALS = ["first_study", "own_strategy", "own_annotator", "../model/own_model", "own_images", "own_embeddings",
+             "how_many", "a_race", "scale_out", "teaching", "lesson_1", "lesson_2", "lesson_3", "lesson_solutions"]
+
+
+def setting(name):
+    "A setting of settings.ini, such as git_url."
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT/"settings.ini")
+    return config["DEFAULT"][name]
+
+
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
 
 
 def output_parts(cell, images):
     "The outputs of a code cell as Markdown; pictures are added to `images`, name to bytes."
+    raw = setting("git_url").replace("github.com", "raw.githubusercontent.com") + "/" + setting("branch")
+    alt = re.search(r"^#\s*\|\s*fig-alt:\s*(.+)$", "".join(cell["source"]), re.M)
     for number, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
         text = "".join(output.get("text", data.get("text/plain", "")))
@@ -37,7 +51,7 @@ def output_parts(cell, images):
         if "image/png" in data:
             name = f"README_files/{cell['id']}-{number}.png"
             images[name] = base64.b64decode("".join(data["image/png"]))
-            yield f"![]({name})"
+            yield f"![{alt[1] if alt else ''}]({raw}/{name})"
         elif "text/markdown" in data: yield "".join(data["text/markdown"]).strip()
         elif text.strip(): yield fenced(text)
 
@@ -45,14 +59,14 @@ def output_parts(cell, images):
 def readme(notebook):
     "`notebook` as Markdown for the repository's front page, and the pictures it shows."
     parts, images = [], {}
+    files = f"{setting('git_url')}/blob/{setting('branch')}/nbs/"  # absolute: a package index shows it, too
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         lines = "".join(cell["source"]).strip().splitlines()
         directives = {line[2:].strip() for line in lines if line.startswith("#|")}
         source = "\n".join(line for line in lines if not line.startswith("#|")).strip()
         if cell["cell_type"] == "raw" or "hide" in directives: continue
         if cell["cell_type"] == "markdown":
-            # the site's pages lie beside index.ipynb, the repository's in nbs/
-            parts.append(re.sub(r"\]\((?!\w+:|[/#])", "](nbs/", source))
+            parts.append(re.sub(r"\]\((?!\w+:|[/#])", f"]({files}", source))
             continue
         if source and "echo: false" not in directives: parts.append(fenced(source, "python"))
         parts += output_parts(cell, images)
@@ -78,14 +92,16 @@ def write_readme(check):
 def sections():
     "The sidebar: pairs of a heading (None: no section) and its pages."
     pages = all_pages()
-    first = [NBS/"index.ipynb", NBS/"paper.ipynb"]
+    first = [NBS/"index.ipynb", NBS/"paper.ipynb", NBS/"strategies/gallery.ipynb"]
+    tutorials = [(NBS/"tutorials"/f"{name}.ipynb").resolve() for name in TUTORIALS]
     studies = [page for page in pages if page.parent == NBS/"studies"]
     exporting = [page for page in pages if default_exp(page)]
-    run_it = [page for page in pages if page not in first + studies + exporting]
+    run_it = [page for page in pages if page not in first + studies + tutorials + exporting]
     top = [page for page in exporting if page.parent == NBS]
     faces = [page for page in top if page.name[0].isdigit()]
     yield None, first
     yield "Studies", studies
+    yield "Tutorials", tutorials
     yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
     yield "The simulator", faces + pages_in_order([page for page in top if page not in faces])
     folders = {page.parent.relative_to(NBS).as_posix() for page in exporting if page not in top}
