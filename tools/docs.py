@@ -9,20 +9,26 @@ The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a 
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
 AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on its CDN instead of fetching it from npm.
 """
-import argparse, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
+import argparse, ast, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 from pages import NBS, PACKAGES, ROOT, all_pages, default_exp, html_path, page_id, pages_in_order
+from polish import polish
 
+# Exported definitions of more lines than this are folded.
+LONG_SOURCE = 25
 KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
 # The heading of each folder's section in the sidebar; another folder is "Inside <name>".
 TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategies": "Inside the strategies",
           "data": "Inside the data", "loop": "Inside the loop", "study": "Inside the study",
           "analysis": "Inside the analysis", "forms": "Behind the templates",
           "paper": "Inside the paper's page"}
+
+# Pages about the site and the package, in the order of the sidebar.
+ABOUT = ["glossary", "reproducibility", "reliability", "citation", "errata", "changelog"]
 
 
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
@@ -81,12 +87,14 @@ def sections():
     first = [NBS/"index.ipynb", NBS/"paper.ipynb"]
     studies = [page for page in pages if page.parent == NBS/"studies"]
     exporting = [page for page in pages if default_exp(page)]
-    run_it = [page for page in pages if page not in first + studies + exporting]
+    about = [NBS/f"{name}.ipynb" for name in ABOUT]
+    run_it = [page for page in pages if page not in first + studies + about + exporting]
     top = [page for page in exporting if page.parent == NBS]
     faces = [page for page in top if page.name[0].isdigit()]
     yield None, first
     yield "Studies", studies
     yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
+    yield "About", about
     yield "The simulator", faces + pages_in_order([page for page in top if page not in faces])
     folders = {page.parent.relative_to(NBS).as_posix() for page in exporting if page not in top}
     known = [name for name in PACKAGES if name in folders]
@@ -123,7 +131,46 @@ def processed():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
-    return Path(proc_nbs(force=True, n_workers=2))
+    proc = Path(proc_nbs(force=True, n_workers=2))
+    for page in proc.rglob("*.ipynb"): fold_code(page)
+    show_changelog(proc/"changelog.ipynb")
+    return proc
+
+
+def show_changelog(page):
+    "Put CHANGELOG.md, without its heading, in the place that the page keeps for it."
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    log = (ROOT/"CHANGELOG.md").read_text(encoding="utf-8").partition("\n")[2]
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"]).replace("<!-- CHANGELOG.md -->", log)
+    page.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def only_imports(source):
+    "Does a cell do nothing but import?"
+    try: nodes = ast.parse(source).body
+    except SyntaxError: return False
+    return bool(nodes) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+
+
+def fold_code(page):
+    "Fold the imports of a page, and long definitions; show the source of a definition once."
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    shown = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell, after in zip(shown, [*shown[1:], None]):
+        source = "".join(cell["source"])
+        if only_imports(source): cell["source"] = f'#| code-fold: true\n#| code-summary: "Imports"\n{source}'
+        if "Exported source" in source and source.count("\n") > LONG_SOURCE:
+            cell["source"] = source.replace("code-fold: show", "code-fold: true")
+        if after and "Exported source" in "".join(after["source"]): drop_source(cell)
+    page.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def drop_source(cell):
+    "Take the folded source out of what `show_doc` said, because the next cell shows it."
+    for output in cell["outputs"]:
+        text = "".join(output.get("data", {}).get("text/markdown", ""))
+        if text: output["data"]["text/markdown"] = re.sub(r"\n```` \{\.python .*?\n````\n", "\n", text, flags=re.S)
 
 
 def name_pages(proc):
@@ -205,8 +252,11 @@ def build():
     config = ConfigParser(delimiters=["="])
     config.read(ROOT/"settings.ini")
     base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
+    contents = [(title, list(map(html_path, pages))) for title, pages in sections() if pages]
+    wrong = polish(site, base, config["DEFAULT"]["version"], contents)
     if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))
     if broken := sorted(set(broken_links(site, base))): sys.exit("broken links:\n  " + "\n  ".join(broken))
+    if wrong: sys.exit("faults of pages:\n  " + "\n  ".join(wrong))
 
 
 def main():

@@ -1,0 +1,14 @@
+// Boxes that scroll sideways can be reached with the keyboard, and only those.
+(() => {
+  const boxes = document.querySelectorAll("main .sd-table, main pre, main .table-responsive, main .cell-output-display");
+  const look = (box) => {
+    const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
+    box.classList.toggle("scrolls", scrolls);
+    if (!scrolls) { ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name)); return; }
+    box.tabIndex = 0;
+    box.setAttribute("role", "group");
+    box.setAttribute("aria-label", "Scrolls sideways");
+  };
+  const watcher = new ResizeObserver((entries) => entries.forEach((entry) => look(entry.target)));
+  boxes.forEach((box) => watcher.observe(box));
+})();
