@@ -134,6 +134,7 @@ def processed():
     proc = Path(proc_nbs(force=True, n_workers=2))
     for page in proc.rglob("*.ipynb"): fold_code(page)
     show_changelog(proc/"changelog.ipynb")
+    (proc/"llms.txt").write_text("")  # the footer links to it; `polish` writes it
     return proc
 
 
@@ -162,7 +163,45 @@ def fold_code(page):
         if only_imports(source): cell["source"] = f'#| code-fold: true\n#| code-summary: "Imports"\n{source}'
         if "Exported source" in source and source.count("\n") > LONG_SOURCE:
             cell["source"] = source.replace("code-fold: show", "code-fold: true")
-        if after and "Exported source" in "".join(after["source"]): drop_source(cell)
+        twice = after is not None and "Exported source" in "".join(after["source"])
+        for output in cell["outputs"]: mend_source(output.get("data", {}), twice)
+    page.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def mend_source(data, twice):
+    "In what `show_doc` said, take nbdev's links out of the folded source; all of it if the next cell has it."
+    text = "".join(data.get("text/markdown", ""))
+    def mended(found): return "" if twice else re.sub(r"\[(`[^`\n]+`)\]\(https?:[^)]*\)", r"\1", found[0])
+    if text: data["text/markdown"] = re.sub(r"^```` \{\.python .*?^````\n", mended, text, flags=re.S | re.M)
+
+
+def show_changelog(page):
+    "Put CHANGELOG.md, without its heading, in the place that the page keeps for it."
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    log = (ROOT/"CHANGELOG.md").read_text(encoding="utf-8").partition("\n")[2]
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"]).replace("<!-- CHANGELOG.md -->", log)
+    page.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def only_imports(source):
+    "Does a cell do nothing but import?"
+    try: nodes = ast.parse(source).body
+    except SyntaxError: return False
+    return bool(nodes) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+
+
+def fold_code(page):
+    "Fold the imports of a page, and long definitions; show the source of a definition once."
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    shown = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell, after in zip(shown, [*shown[1:], None]):
+        source = "".join(cell["source"])
+        if only_imports(source): cell["source"] = f'#| code-fold: true\n#| code-summary: "Imports"\n{source}'
+        if "Exported source" in source and source.count("\n") > LONG_SOURCE:
+            cell["source"] = source.replace("code-fold: show", "code-fold: true")
+        twice = after is not None and "Exported source" in "".join(after["source"])
+        for output in cell["outputs"]: mend_source(output.get("data", {}), twice)
     page.write_text(json.dumps(notebook), encoding="utf-8")
 
 

@@ -68,6 +68,7 @@ def head(text, page, base):
 
 def landmarks(text, page, base):
     "A link that skips to the content, and a name for each part of the page that a screen reader lists."
+    text = text.replace('bg-light" data-bs-theme="light"', 'bg-light"', 1)  # the colours follow the page's mode
     skip = '<a class="skip-link" href="#quarto-document-content">Skip to the content</a>'
     text = re.sub(r"(<body[^>]*>)", rf"\1{skip}", text, count=1)
     text = text.replace('id="quarto-document-content"', 'id="quarto-document-content" tabindex="-1"', 1)

@@ -12,7 +12,7 @@ from nbdev.doclinks import NbdevLookup
 from nbdev.showdoc import BasicMarkdownRenderer
 
 WIDTH = 88
-SHORT = {"numpy": "np.", "pandas": "pd.", "torch": "torch."}
+SHORT = {"numpy.random.": "np.random.", "numpy.": "np.", "pandas.": "pd.", "torch.nn.": "nn.", "torch.": "torch."}
 STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 # A definition of more lines than this is shown by a link only: a class of the length of a page.
 LONGEST_SOURCE = 60
@@ -23,8 +23,12 @@ def type_text(annotation):
     if annotation in (inspect.Parameter.empty, None): return "None" if annotation is None else ""
     if isinstance(annotation, str): return annotation
     text = re.sub(r"\bNoneType\b", "None", inspect.formatannotation(annotation))
-    # as the pages import them; the module of another class says less than its name
-    return re.sub(r"\b((?:\w+\.)+)(?=\w)", lambda found: SHORT.get(found[1].split(".")[0], ""), text)
+    return re.sub(r"\b((?:\w+\.)+)(?=\w)", module_text, text)
+
+
+def module_text(found):
+    "A module as pages write it; that of a class of ours says less than its name, and is left out."
+    return next((short for module, short in SHORT.items() if found[1].startswith(module)), "")
 
 
 def value_text(value):
@@ -73,7 +77,15 @@ def comments(symbol):
         helps = {field.name: field.metadata["setting"].help for field in fields(symbol)
                  if "setting" in field.metadata}
         found = {name: text or helps.get(name) for name, text in found.items()}
+    found |= starred_comments(symbol)
     return {name: " ".join(text.split()) for name, text in found.items() if text}
+
+
+def starred_comments(symbol):
+    "The comments beside `*args` and `**kwargs`, which docments leaves out."
+    try: head = inspect.getsource(symbol).partition('"')[0]
+    except (OSError, TypeError): return {}
+    return dict(re.findall(r"^\s*\*{1,2}(\w+)[^#\n]*,\s*#\s*(.*)$", head, re.M))
 
 
 def source_text(symbol):

@@ -96,8 +96,8 @@ def pick_device(name: str) -> str:
 
 # %% ../../nbs/loop/rounds.ipynb #cc3ac6b4
 def simulate(
-    config: Config,
-    data: ImageData,
+    config: Config,                # describes the run
+    data: ImageData,               # the pool and the test set
     records: Iterable[dict] = (),  # of the first rounds of the same run, in order
 ) -> Iterator[dict]:               # a record a round, after those given
     """One run of the active-learning loop. Deterministic on a CPU, whatever else runs.
@@ -117,6 +117,8 @@ def rounds_of(run: Run, data: ImageData) -> Iterator[dict]:
         yield record
 
 # %% ../../nbs/loop/rounds.ipynb #9a025c08
-def outcome(records: Iterable[dict]) -> list[dict]:
+def outcome(
+    records: Iterable[dict],  # a record a round, as simulate yields them
+) -> list[dict]:
     "Records without their timings, to compare."
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
