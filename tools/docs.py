@@ -34,7 +34,13 @@ ABOUT = ["glossary", "reproducibility", "reliability", "citation", "errata", "ch
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
 
 
-def output_parts(cell, images):
+def alt_text(directives):
+    "What a cell's `#| fig-alt:` says, or nothing."
+    said = [line.partition(":")[2].strip().strip("\"") for line in directives if line.startswith("fig-alt:")]
+    return said[0] if said else ""
+
+
+def output_parts(cell, images, alt):
     "The outputs of a code cell as Markdown; pictures are added to `images`, name to bytes."
     for number, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
@@ -43,7 +49,7 @@ def output_parts(cell, images):
         if "image/png" in data:
             name = f"README_files/{cell['id']}-{number}.png"
             images[name] = base64.b64decode("".join(data["image/png"]))
-            yield f"![]({name})"
+            yield f"![{alt}]({name})"
         elif "text/markdown" in data: yield "".join(data["text/markdown"]).strip()
         elif text.strip(): yield fenced(text)
 
@@ -61,7 +67,7 @@ def readme(notebook):
             parts.append(re.sub(r"\]\((?!\w+:|[/#])", "](nbs/", source))
             continue
         if source and "echo: false" not in directives: parts.append(fenced(source, "python"))
-        parts += output_parts(cell, images)
+        parts += output_parts(cell, images, alt_text(directives))
     note = "<!-- Made from nbs/index.ipynb by tools/docs.py; edit that notebook. -->"
     return "\n\n".join([note, *filter(None, parts)]) + "\n", images
 
