@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from docs import broken_links, fold_code, readme, sections
 from pages import all_pages, cells, html_path, page_id
 from polish import AWAITED, description_of, faults, head, llms_text, polish, polish_page, search_entries, title_of
@@ -63,7 +64,10 @@ def test_every_figure_has_alt_text(page):
         source, outputs = "".join(cell["source"]), cell.get("outputs", [])
         shown = any("image/png" in out.get("data", {}) and "text/html" not in out["data"] for out in outputs)
         hidden = re.search(r"^#\|\s*(hide|include: false|output: false)", source, re.M)
-        assert not shown or hidden or "#| fig-alt:" in source, f"cell {cell['id']} needs a line `#| fig-alt: ...`"
+        said = "".join(re.findall(r"^#\|\s*(fig-alt:.*)", source, re.M))
+        assert not shown or hidden or said, f"cell {cell['id']} needs a line `#| fig-alt: ...`"
+        # a colon within turns it into something else, and both builders forget it without a word
+        assert not said or isinstance(yaml.safe_load(said)["fig-alt"], str), f"cell {cell['id']}: put {said!r} in quotes"
 
 
 def test_the_readme_has_the_alt_text(tmp_path):

@@ -78,6 +78,7 @@ def comments(symbol):
                  if "setting" in field.metadata}
         found = {name: text or helps.get(name) for name, text in found.items()}
     found |= starred_comments(symbol)
+    if "__signature__" in vars(symbol): found.pop("return", None)  # said of the function that it wraps
     return {name: " ".join(text.split()) for name, text in found.items() if text}
 
 
