@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import yaml
-from docs import broken_links, fold_code, readme, sections
+from docs import broken_links, readme, sections
 from pages import all_pages, cells, html_path, page_id
 from polish import AWAITED, description_of, faults, head, llms_text, polish, polish_page, search_entries, title_of
+from prepare import fold_code
 from reference import comments, parameter_text, signature_text, type_text
 
 BASE = "https://site/al/"

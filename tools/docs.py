@@ -7,9 +7,10 @@
 
 The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small stand-in that needs
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
-AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on its CDN instead of fetching it from npm.
+CONTRIBUTING.md says in what the two differ. AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on
+its CDN instead of fetching it from npm.
 """
-import argparse, ast, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
+import argparse, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +18,8 @@ from urllib.parse import unquote, urljoin, urlparse
 
 from pages import NBS, PACKAGES, ROOT, all_pages, default_exp, html_path, page_id, pages_in_order
 from polish import polish
+from prepare import fold_code, show_changelog
 
-# Exported definitions of more lines than this are folded.
-LONG_SOURCE = 25
 KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
 # The heading of each folder's section in the sidebar; another folder is "Inside <name>".
 TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategies": "Inside the strategies",
@@ -139,83 +139,9 @@ def processed():
     refresh_quarto_yml()
     proc = Path(proc_nbs(force=True, n_workers=2))
     for page in proc.rglob("*.ipynb"): fold_code(page)
-    show_changelog(proc/"changelog.ipynb")
+    show_changelog(proc/"changelog.ipynb", ROOT/"CHANGELOG.md")
     (proc/"llms.txt").write_text("")  # the footer links to it; `polish` writes it
     return proc
-
-
-def show_changelog(page):
-    "Put CHANGELOG.md, without its heading, in the place that the page keeps for it."
-    notebook = json.loads(page.read_text(encoding="utf-8"))
-    log = (ROOT/"CHANGELOG.md").read_text(encoding="utf-8").partition("\n")[2]
-    for cell in notebook["cells"]:
-        cell["source"] = "".join(cell["source"]).replace("<!-- CHANGELOG.md -->", log)
-    page.write_text(json.dumps(notebook), encoding="utf-8")
-
-
-def only_imports(source):
-    "Does a cell do nothing but import?"
-    try: nodes = ast.parse(source).body
-    except SyntaxError: return False
-    return bool(nodes) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
-
-
-def fold_code(page):
-    "Fold the imports of a page, and long definitions; show the source of a definition once."
-    notebook = json.loads(page.read_text(encoding="utf-8"))
-    shown = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for cell, after in zip(shown, [*shown[1:], None]):
-        source = "".join(cell["source"])
-        if only_imports(source): cell["source"] = f'#| code-fold: true\n#| code-summary: "Imports"\n{source}'
-        if "Exported source" in source and source.count("\n") > LONG_SOURCE:
-            cell["source"] = source.replace("code-fold: show", "code-fold: true")
-        twice = after is not None and "Exported source" in "".join(after["source"])
-        for output in cell["outputs"]: mend_source(output.get("data", {}), twice)
-    page.write_text(json.dumps(notebook), encoding="utf-8")
-
-
-def mend_source(data, twice):
-    "In what `show_doc` said, take nbdev's links out of the folded source; all of it if the next cell has it."
-    text = "".join(data.get("text/markdown", ""))
-    def mended(found): return "" if twice else re.sub(r"\[(`[^`\n]+`)\]\(https?:[^)]*\)", r"\1", found[0])
-    if text: data["text/markdown"] = re.sub(r"^```` \{\.python .*?^````\n", mended, text, flags=re.S | re.M)
-
-
-def show_changelog(page):
-    "Put CHANGELOG.md, without its heading, in the place that the page keeps for it."
-    notebook = json.loads(page.read_text(encoding="utf-8"))
-    log = (ROOT/"CHANGELOG.md").read_text(encoding="utf-8").partition("\n")[2]
-    for cell in notebook["cells"]:
-        cell["source"] = "".join(cell["source"]).replace("<!-- CHANGELOG.md -->", log)
-    page.write_text(json.dumps(notebook), encoding="utf-8")
-
-
-def only_imports(source):
-    "Does a cell do nothing but import?"
-    try: nodes = ast.parse(source).body
-    except SyntaxError: return False
-    return bool(nodes) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
-
-
-def fold_code(page):
-    "Fold the imports of a page, and long definitions; show the source of a definition once."
-    notebook = json.loads(page.read_text(encoding="utf-8"))
-    shown = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for cell, after in zip(shown, [*shown[1:], None]):
-        source = "".join(cell["source"])
-        if only_imports(source): cell["source"] = f'#| code-fold: true\n#| code-summary: "Imports"\n{source}'
-        if "Exported source" in source and source.count("\n") > LONG_SOURCE:
-            cell["source"] = source.replace("code-fold: show", "code-fold: true")
-        twice = after is not None and "Exported source" in "".join(after["source"])
-        for output in cell["outputs"]: mend_source(output.get("data", {}), twice)
-    page.write_text(json.dumps(notebook), encoding="utf-8")
-
-
-def drop_source(cell):
-    "Take the folded source out of what `show_doc` said, because the next cell shows it."
-    for output in cell["outputs"]:
-        text = "".join(output.get("data", {}).get("text/markdown", ""))
-        if text: output["data"]["text/markdown"] = re.sub(r"\n```` \{\.python .*?\n````\n", "\n", text, flags=re.S)
 
 
 def name_pages(proc):

@@ -1,4 +1,4 @@
-"""What neither builder of the site does: the last changes to its HTML files, `llms.txt` and words for the search.
+"""What neither builder of the site does: last changes to its HTML files, `llms.txt`, words for the search.
 
 tools/docs.py calls `polish` after Quarto or smalldocs. Both write the same ids and classes; a step that finds
 nothing to do changes nothing.
@@ -6,6 +6,7 @@ nothing to do changes nothing.
 import html
 import json
 import re
+from collections import Counter
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -28,7 +29,8 @@ AWAITED = {"index.html", "benchmark.html"}
 TITLE = re.compile(r'<h1 class="title">(.*?)</h1>', re.S)
 DESCRIPTION = re.compile(r'<meta name="description" content="([^"]*)"')
 # A link that opens and closes a section has no address, so no key reaches it: it becomes a button.
-FOLDS = re.compile(r'<a class="([^"]*)"( data-bs-toggle="collapse"[^>]*?) role="navigation"([^>]*)>(.*?)</a>', re.S)
+FOLDS = re.compile(r'<a class="([^"]*)"( data-bs-toggle="collapse"[^>]*?) role="navigation"([^>]*)>(.*?)</a>',
+                   re.S)
 LABELS = {'<nav class="navbar': "Site", '<nav id="quarto-sidebar"': "Pages", '<nav id="TOC"': "On this page",
           '<nav class="quarto-secondary-nav"': "Where you are", '<nav class="page-navigation"': "Next pages"}
 
@@ -57,19 +59,22 @@ def description_of(text):
 def head(text, page, base):
     "The page's own address, and the picture that is shown where a link to it is shared."
     address = base + quote(page.removesuffix("index.html"))
-    text = re.sub(r'<link rel="canonical"[^>]*>|<meta (?:property="og:image|name="twitter:image)[^>]*>', "", text)
+    others = r'<link rel="canonical"[^>]*>|<meta (?:property="og:image|name="twitter:image)[^>]*>'
+    text = re.sub(others, "", text)
     added = [f'<link rel="canonical" href="{address}">', f'<meta property="og:url" content="{address}">',
              '<meta property="og:type" content="website">']
     for name in ('property="og:image"', 'name="twitter:image"'):
         added.append(f'<meta {name} content="{base}social.png">')
-    added.append('<meta property="og:image:alt" content="al_cifar: does active learning pay when annotators err?">')
+    alt = "al_cifar: does active learning pay when annotators err?"
+    added.append(f'<meta property="og:image:alt" content="{alt}">')
     added.append(f'<script src="{up(page)}site.js" defer></script>')
     return text.replace("</head>", "".join(added) + "</head>", 1)
 
 
 def landmarks(text, page, base):
     "A link that skips to the content, and a name for each part of the page that a screen reader lists."
-    text = text.replace('bg-light" data-bs-theme="light"', 'bg-light"', 1)  # the colours follow the page's mode
+    # the colours of the bar follow the page's mode
+    text = text.replace('bg-light" data-bs-theme="light"', 'bg-light"', 1)
     skip = '<a class="skip-link" href="#quarto-document-content">Skip to the content</a>'
     text = re.sub(r"(<body[^>]*>)", rf"\1{skip}", text, count=1)
     text = text.replace('id="quarto-document-content"', 'id="quarto-document-content" tabindex="-1"', 1)
@@ -77,7 +82,7 @@ def landmarks(text, page, base):
         name = start.removeprefix("<")
         text = re.sub(rf"<{name}(?![^>]*aria-label)", f'<{name.split(" ")[0]} aria-label="{label}" '
                       + name.split(" ", 1)[1], text)
-    # the breadcrumbs stand twice, one for phones; the second needs no name of its own where the first is shown
+    # the breadcrumbs stand twice, once for phones
     return text.replace('quarto-title-breadcrumbs d-none d-lg-block" aria-label="breadcrumb"',
                         'quarto-title-breadcrumbs d-none d-lg-block" aria-label="Section"')
 
@@ -96,7 +101,8 @@ def buttons(text, page, base):
 def scroll_boxes(text, page, base):
     "Every table of data in a box of its own, which may be wider than a phone."
     text = re.sub(r'<table border="1" class="dataframe">', '<table class="dataframe">', text)
-    text = re.sub(r'<table class="dataframe">.*?</table>', r'<div class="sd-table">\g<0></div>', text, flags=re.S)
+    table = re.compile(r'<table class="dataframe">.*?</table>', re.S)
+    text = table.sub(r'<div class="sd-table">\g<0></div>', text)
     # a heading of a column that says nothing is no heading
     return re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", text)
 
@@ -109,8 +115,8 @@ def heading_levels(text, page, base):
 
 def pictures(text, page, base):
     "Every picture on a card that stays light, since figures have dark ink."
-    return re.sub(r'<img(?=[^>]*\bsrc="data:image/)([^>]*)\bclass="img-fluid', r'<img\1class="figure-card img-fluid',
-                  text)
+    drawn = re.compile(r'<img(?=[^>]*\bsrc="data:image/)([^>]*)\bclass="img-fluid')
+    return drawn.sub(r'<img\1class="figure-card img-fluid', text)
 
 
 STEPS = (relative_links, head, landmarks, buttons, scroll_boxes, heading_levels, pictures)
@@ -129,15 +135,17 @@ def faults(text, page=""):
     body = text.partition("</head>")[2]
     if len(re.findall(r"<h1\b", body)) != 1: yield "not exactly one heading of the first rank"
     if "NoneType" in body: yield "a signature with NoneType"
-    for line in re.findall(r"<code[^>]*>(.*?)</code>", body, re.S):
-        if found := re.search(r"\[[^\]\n]*\]\(https?://[^)]*\)", plain(line)): yield f"raw Markdown in code: {found[0]}"
+    for code in map(plain, re.findall(r"<code[^>]*>(.*?)</code>", body, re.S)):
+        if found := re.search(r"\[[^\]\n]*\]\(https?://[^)]*\)", code): yield f"raw Markdown in code: {found[0]}"
     if not DESCRIPTION.search(text): yield "no description"
     ids = re.findall(r'\sid="([^"]*)"', body)
-    if double := sorted({name for name in ids if ids.count(name) > 1}): yield f"ids that are used twice: {double}"
+    double = sorted(name for name, count in Counter(ids).items() if count > 1)
+    if double: yield f"ids that are used twice: {double}"
 
 
 def entry(href, title, section, text):
-    return {"objectID": f"{href}?{quote(title)}", "href": href, "title": title, "section": section, "text": text}
+    about = {"title": title, "section": section, "text": text}
+    return {"objectID": f"{href}?{quote(title)}", "href": href} | about
 
 
 def glossary_entries(text):
@@ -145,7 +153,8 @@ def glossary_entries(text):
     for part in re.findall(r"<section id=.*?</section>", text, re.S):
         anchor = re.search(r'id="([^"]*)"', part)[1]
         for words, meaning in re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", part, re.S):
-            for word in plain(words).split(", "): yield entry(f"glossary.html#{anchor}", word, "Glossary", plain(meaning))
+            for word in plain(words).split(", "):
+                yield entry(f"glossary.html#{anchor}", word, "Glossary", plain(meaning))
 
 
 def search_entries(pages):
@@ -162,7 +171,8 @@ def llms_text(sections, pages, base):
     lines = ["# al_cifar", "", f"> {description_of(pages['index.html'])}"]
     for heading, names in sections:
         lines += ["", f"## {heading or 'Start'}", ""]
-        lines += [f"- [{title_of(pages[name])}]({base}{name}): {description_of(pages[name])}" for name in names]
+        for name in names:
+            lines.append(f"- [{title_of(pages[name])}]({base}{name}): {description_of(pages[name])}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""How the site shows a public name: heading, signature, what it does, arguments, result, and its source, folded.
+"""How the site shows a public name: signature, what it does, arguments, result, and its source, folded.
 
-nbdev asks for this class by the line `renderer` in settings.ini. Its own renderer writes `order:str|None=None`
-on crowded lines, and comments as code, where the links that nbdev adds to names stay raw Markdown.
+nbdev asks for this class by the line `renderer` in settings.ini. Its own renderer writes
+`order:str|None=None` on crowded lines, and what is said about an argument as a comment in code.
 """
 import inspect
 import re
@@ -12,7 +12,8 @@ from nbdev.doclinks import NbdevLookup
 from nbdev.showdoc import BasicMarkdownRenderer
 
 WIDTH = 88
-SHORT = {"numpy.random.": "np.random.", "numpy.": "np.", "pandas.": "pd.", "torch.nn.": "nn.", "torch.": "torch."}
+SHORT = {"numpy.random.": "np.random.", "numpy.": "np.", "pandas.": "pd.",
+         "torch.nn.": "nn.", "torch.": "torch."}
 STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 # A definition of more lines than this is shown by a link only: a class of the length of a page.
 LONGEST_SOURCE = 60
@@ -115,8 +116,9 @@ class Reference(BasicMarkdownRenderer):
     def _repr_markdown_(self):
         link, is_class = NbdevLookup().code(self.fn), inspect.isclass(self.sym)
         parts = ["---", f"{'#'*self.title_level} {self.nm}"]
-        kind = "class " if is_class else ""
-        if self.sig is not None: parts.append(f"```python\n{kind}{signature_text(self.nm, self.sig, is_class)}\n```")
+        if self.sig is not None:
+            kind = "class " if is_class else ""
+            parts.append(f"```python\n{kind}{signature_text(self.nm, self.sig, is_class)}\n```")
         if self.docs: parts.append(self.docs)
         parts.append("\n".join(self.argument_lines()))
         if source := source_text(self.sym):

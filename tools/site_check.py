@@ -18,8 +18,8 @@ AXE = "axe-core@4.14.1"
 RULES = {"light": {}, "dark": {"runOnly": {"type": "rule", "values": ["color-contrast"]}}}
 SIZES = {1280: 800, 390: 844}
 # What a visitor types, and a page that must be among the first three of the answers.
-QUERIES = {"margin": "strategies/uncertainty.html", "cite": "citation.html", "own network": "model/own_model.html",
-           "random world": "glossary.html", "AULC": "glossary.html", "changelog": "changelog.html"}
+QUERIES = {"margin": "strategies/uncertainty.html", "cite": "citation.html", "AULC": "glossary.html",
+           "own network": "model/own_model.html", "random world": "glossary.html", "changelog": "changelog.html"}
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 IS_DARK = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).every(c => c < 90)"
 HITS = "[...document.querySelectorAll('a.search-result')].map(a => a.getAttribute('href'))"
