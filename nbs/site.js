@@ -1,6 +1,7 @@
 // Boxes that scroll sideways can be reached with the keyboard, and only those.
 (() => {
-  const boxes = document.querySelectorAll("main .sd-table, main pre, main .table-responsive, main .cell-output-display");
+  const kinds = [".sd-table", "pre", ".math.display", ".table-responsive", ".cell-output-display"];
+  const boxes = document.querySelectorAll(kinds.map((kind) => "main " + kind).join(", "));
   const look = (box) => {
     const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
     box.classList.toggle("scrolls", scrolls);
