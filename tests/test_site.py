@@ -20,14 +20,14 @@ PAGE = """<!doctype html><html lang="en"><head><meta name="description" content=
 aria-expanded="true"><span>Studies</span></a></nav>
 <main id="quarto-document-content"><h1 class="title">Run</h1><h3 id="f">f</h3><h2 class="anchored">A</h2><h3 id="g">g</h3>
 <a href="https://site/al/loop/config.html#config">Config</a>
-<table border="1" class="dataframe"><tr><th></th><th>n</th></tr></table><img src="data:image/png;base64,AA" class="img-fluid">
+<table border="1" class="dataframe"><tr><th></th><th><span class="math inline">\\(p\\)</span></th></tr></table><img src="data:image/png;base64,AA" class="img-fluid">
 </main><footer>al_cifar VERSION</footer></body></html>"""
 
 
 @pytest.mark.parametrize("wanted", [
     'href="../loop/config.html#config"', '<link rel="canonical" href="https://site/al/study/run.html">',
     'content="https://site/al/social.png"', 'class="skip-link" href="#quarto-document-content"', 'aria-label="Pages"',
-    '<button type="button" class="sidebar-link"', '<div class="sd-table"><table class="dataframe">', '<td></td>',
+    '<button type="button" class="sidebar-link"', '<div class="sd-table"><table class="dataframe">', '<td></td>', '<th aria-label="p">',
     '<h3 aria-level="2" id="f">', '<h3 id="g">', "al_cifar 1.2.3", 'src="../site.js"', 'class="figure-card img-fluid"'])
 def test_a_page_is_polished(wanted):
     assert wanted in polish_page(PAGE, "study/run.html", BASE, "1.2.3")
