@@ -12,4 +12,8 @@
   };
   const watcher = new ResizeObserver((entries) => entries.forEach((entry) => look(entry.target)));
   boxes.forEach((box) => watcher.observe(box));
+  // what stands in a box grows when fonts come; the box does not
+  const again = () => boxes.forEach(look);
+  document.fonts.ready.then(again);
+  window.addEventListener("load", again);
 })();

@@ -27,7 +27,7 @@ aria-expanded="true"><span>Studies</span></a></nav>
 @pytest.mark.parametrize("wanted", [
     'href="../loop/config.html#config"', '<link rel="canonical" href="https://site/al/study/run.html">',
     'content="https://site/al/social.png"', 'class="skip-link" href="#quarto-document-content"', 'aria-label="Pages"',
-    '<button type="button" class="sidebar-link"', '<div class="sd-table"><table class="dataframe">', '<td></td>', '<th aria-label="p">',
+    '<button type="button" class="sidebar-link"', '<div class="sd-table"><table class="dataframe">', '<td></td>', '<span class="visually-hidden">p</span></th>',
     '<h3 aria-level="2" id="f">', '<h3 id="g">', "al_cifar 1.2.3", 'src="../site.js"', 'class="figure-card img-fluid"'])
 def test_a_page_is_polished(wanted):
     assert wanted in polish_page(PAGE, "study/run.html", BASE, "1.2.3")

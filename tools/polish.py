@@ -103,9 +103,9 @@ def scroll_boxes(text, page, base):
     text = re.sub(r'<table border="1" class="dataframe">', '<table class="dataframe">', text)
     table = re.compile(r'<table class="dataframe">.*?</table>', re.S)
     text = table.sub(r'<div class="sd-table">\g<0></div>', text)
-    # a heading that is a formula alone has no text that every screen reader finds
+    # a heading that is a formula alone has no text that every reader finds
     formula = re.compile(r'<th([^>]*)>(<span class="math inline">\\\((.*?)\\\)</span>)</th>')
-    text = formula.sub(r'<th\1 aria-label="\3">\2</th>', text)
+    text = formula.sub(r'<th\1><span aria-hidden="true">\2</span><span class="visually-hidden">\3</span></th>', text)
     # a heading of a column that says nothing is no heading
     return re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", text)
 
