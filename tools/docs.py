@@ -7,7 +7,8 @@
 
 The site is rendered by Quarto if that is on PATH and otherwise by smalldocs, a small stand-in that needs
 Python 3.11. Without either (Python 3.10 and no Quarto) no site is built and the exit code is 3.
-AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on its CDN instead of fetching it from npm.
+CONTRIBUTING.md says in what the two differ. AL_CIFAR_OFFLINE=1 leaves the KaTeX that smalldocs' pages use on
+its CDN instead of fetching it from npm.
 """
 import argparse, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from configparser import ConfigParser
@@ -16,6 +17,8 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 from pages import NBS, PACKAGES, ROOT, all_pages, default_exp, html_path, page_id, pages_in_order
+from polish import polish
+from prepare import fold_code, show_changelog
 
 KATEX = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/"
 # The heading of each folder's section in the sidebar; another folder is "Inside <name>".
@@ -24,6 +27,8 @@ TITLES = {"oracle": "Inside the oracle", "model": "Inside the model", "strategie
           "analysis": "Inside the analysis", "forms": "Behind the templates",
           "paper": "Inside the paper's page"}
 
+# Pages about the site and the package, in the order of the sidebar.
+ABOUT = ["glossary", "reproducibility", "reliability", "citation", "errata", "changelog"]
 
 # The pages of nbs/tutorials in the order of the sidebar, and the network, which stands with the models.
 TUTORIALS = ["first_study", "own_strategy", "own_annotator", "../model/own_model", "own_images", "own_embeddings",
@@ -40,10 +45,15 @@ def setting(name):
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
 
 
-def output_parts(cell, images):
+def alt_text(directives):
+    "What a cell's `#| fig-alt:` says, or nothing."
+    said = [line.partition(":")[2].strip().strip("\"") for line in directives if line.startswith("fig-alt:")]
+    return said[0] if said else ""
+
+
+def output_parts(cell, images, alt):
     "The outputs of a code cell as Markdown; pictures are added to `images`, name to bytes."
     raw = setting("git_url").replace("github.com", "raw.githubusercontent.com") + "/" + setting("branch")
-    alt = re.search(r"^#\s*\|\s*fig-alt:\s*(.+)$", "".join(cell["source"]), re.M)
     for number, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
         text = "".join(output.get("text", data.get("text/plain", "")))
@@ -51,7 +61,7 @@ def output_parts(cell, images):
         if "image/png" in data:
             name = f"README_files/{cell['id']}-{number}.png"
             images[name] = base64.b64decode("".join(data["image/png"]))
-            yield f"![{alt[1] if alt else ''}]({raw}/{name})"
+            yield f"![{alt}]({raw}/{name})"
         elif "text/markdown" in data: yield "".join(data["text/markdown"]).strip()
         elif text.strip(): yield fenced(text)
 
@@ -69,7 +79,7 @@ def readme(notebook):
             parts.append(re.sub(r"\]\((?!\w+:|[/#])", f"]({files}", source))
             continue
         if source and "echo: false" not in directives: parts.append(fenced(source, "python"))
-        parts += output_parts(cell, images)
+        parts += output_parts(cell, images, alt_text(directives))
     note = "<!-- Made from nbs/index.ipynb by tools/docs.py; edit that notebook. -->"
     return "\n\n".join([note, *filter(None, parts)]) + "\n", images
 
@@ -96,13 +106,15 @@ def sections():
     tutorials = [(NBS/"tutorials"/f"{name}.ipynb").resolve() for name in TUTORIALS]
     studies = [page for page in pages if page.parent == NBS/"studies"]
     exporting = [page for page in pages if default_exp(page)]
-    run_it = [page for page in pages if page not in first + studies + tutorials + exporting]
+    about = [NBS/f"{name}.ipynb" for name in ABOUT]
+    run_it = [page for page in pages if page not in first + studies + tutorials + about + exporting]
     top = [page for page in exporting if page.parent == NBS]
     faces = [page for page in top if page.name[0].isdigit()]
     yield None, first
     yield "Studies", studies
     yield "Tutorials", tutorials
     yield "Run it", sorted(run_it, key=lambda page: (not page.name.startswith("run_"), page.name))
+    yield "About", about
     yield "The simulator", faces + pages_in_order([page for page in top if page not in faces])
     folders = {page.parent.relative_to(NBS).as_posix() for page in exporting if page not in top}
     known = [name for name in PACKAGES if name in folders]
@@ -139,7 +151,11 @@ def processed():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
-    return Path(proc_nbs(force=True, n_workers=2))
+    proc = Path(proc_nbs(force=True, n_workers=2))
+    for page in proc.rglob("*.ipynb"): fold_code(page)
+    show_changelog(proc/"changelog.ipynb", ROOT/"CHANGELOG.md")
+    (proc/"llms.txt").write_text("")  # the footer links to it; `polish` writes it
+    return proc
 
 
 def name_pages(proc):
@@ -221,8 +237,11 @@ def build():
     config = ConfigParser(delimiters=["="])
     config.read(ROOT/"settings.ini")
     base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
+    contents = [(title, list(map(html_path, pages))) for title, pages in sections() if pages]
+    wrong = polish(site, base, config["DEFAULT"]["version"], contents)
     if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))
     if broken := sorted(set(broken_links(site, base))): sys.exit("broken links:\n  " + "\n  ".join(broken))
+    if wrong: sys.exit("faults of pages:\n  " + "\n  ".join(wrong))
 
 
 def main():

@@ -5,6 +5,7 @@ tools/docs.py and the tests ask here, so that all of them see the same pages.
 import ast
 import json
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def imports(path):
     return {name for node in ast.walk(tree) for name in imported(node, module, face)}
 
 
+@cache
 def import_graph():
     "For each module the modules of this package that it imports."
     paths = {module_name(path): path for path in all_modules()}

@@ -80,8 +80,8 @@ def _band(key, table, name, method, draws, seed):
 def curve_bands(
     df: pd.DataFrame,           # tidy results; all runs evaluated at the same numbers of labels
     method: str = "rotation",   # or "bootstrap"
-    draws: int = 10_000,
-    seed: int = 0,
+    draws: int = 10_000,        # rotations or resamples
+    seed: int = 0,              # of the draws
 ) -> pd.DataFrame:  # condition, strategy, n_labels, n, mean, sd, ci_low, ci_high, factor
     "Mean curves with 95 % simultaneous bands: each band covers its whole true curve."
     curves = curve_table(df).groupby(level=["condition", "strategy"], sort=False)
@@ -91,10 +91,10 @@ def curve_bands(
 # %% ../../nbs/analysis/bands.ipynb #5750f432
 def difference_bands(
     df: pd.DataFrame,           # tidy results; all runs evaluated at the same numbers of labels
-    baseline: str = "random",
+    baseline: str = "random",   # the strategy that is subtracted
     method: str = "rotation",   # or "bootstrap"
-    draws: int = 10_000,
-    seed: int = 0,
+    draws: int = 10_000,        # rotations or resamples
+    seed: int = 0,              # of the draws
 ) -> pd.DataFrame:  # condition, strategy, n_labels, n, diff, sd, ci_low, ci_high, factor
     """Mean paired difference curves, strategy minus baseline, with 95 % simultaneous bands.
 

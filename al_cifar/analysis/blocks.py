@@ -126,8 +126,8 @@ def noise_interaction(
 # %% ../../nbs/analysis/blocks.ipynb #03476d21
 def critical_difference(
     a: pd.DataFrame,           # as in blocked_anova; replications that lack a strategy are left out
-    alpha: float = 0.05,
-    value: str | None = None,
+    alpha: float = 0.05,       # the risk of telling equal strategies apart
+    value: str | None = None,  # column to compare; None: aulc if there is one, else accuracy
 ) -> pd.DataFrame:  # condition, strategy, n, mean_rank (1: highest value, ties share), cd, p_friedman
     "Mean ranks of three strategies or more within replications, with Nemenyi's critical difference."
     rows = []
@@ -146,7 +146,7 @@ def critical_difference(
 # %% ../../nbs/analysis/blocks.ipynb #38619df4
 def penalty_matrix(
     df: pd.DataFrame,      # tidy results; every run has the same n_labels
-    alpha: float = 0.05,
+    alpha: float = 0.05,   # of each test; a p value below it counts
     adjust: str = "none",  # or "holm": over all evaluations and pairs of a condition
 ) -> pd.DataFrame:         # condition, a, b, penalty, evaluations: a row per condition and ordered pair
     "Share of evaluations at which strategy a beats b by a paired two-sided t test (Ash et al. 2020)."

@@ -65,7 +65,7 @@ CROSSOVER = ["labels", "ci_low", "ci_high", "changes", "ahead", "verdict"]
 def crossover(
     df: pd.DataFrame,              # tidy results; all runs evaluated at the same numbers of labels
     a: str | None = None,          # a strategy; None: each one other than b
-    b: str = "random",
+    b: str = "random",             # the strategy that a is compared with
     which: str = "last",           # of several crossings, or "first"
     method: str = "studentized",   # of the bootstrap, or "percentile"
     draws: int = 10_000,           # resamples of the replications

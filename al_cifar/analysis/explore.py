@@ -234,7 +234,7 @@ def drawing_library() -> str:
 def explore(
     results: pd.DataFrame,  # tidy results; of several learners if there is a column learner
     path: Path | str,       # of the HTML file
-    title: str = "Query strategies under annotators who err",
+    title: str = "Query strategies under annotators who err",  # the heading of the page
 ) -> Path:
     "Write a page to look at results: one file, no network needed. Raises `ValueError`."
     data = page_data(results)

@@ -17,14 +17,14 @@ from scipy.special import stdtrit
 
 # %% ../../nbs/analysis/frames.ipynb #2af8c9d3
 def toy_results(
-    replications: int = 5,
+    replications: int = 5,           # random worlds, in each of which all strategies run
     conditions: tuple = (0.0, 0.1),  # error rates
     strategies: tuple = ("random", "least_confidence", "kmeans"),
     effects: tuple = (0.0, -0.02, -0.005),  # of each strategy on accuracy, from round 1 on
     rounds: int = 6,       # evaluations, 100 labels apart, the first at 100 labels
     shared: float = 0.010, # standard deviation of what the runs of a replication share
     own: float = 0.005,    # standard deviation of each run's own part
-    seed: int = 0,
+    seed: int = 0,         # of the simulated luck
 ) -> pd.DataFrame:         # condition, strategy, replication, n_labels, accuracy
     "A simulated study whose truth is known."
     g = np.random.default_rng(seed)

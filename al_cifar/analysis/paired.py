@@ -55,7 +55,9 @@ def against_baseline(
             yield keys, strategy, x, y
 
 # %% ../../nbs/analysis/paired.ipynb #2638ffc5
-def holm(p: np.ndarray) -> np.ndarray:
+def holm(
+    p: np.ndarray,  # (m,) p values of all tests that were made
+) -> np.ndarray:    # (m,) in the same order
     "P values adjusted for their number by Holm's step-down method (Holm 1979)."
     p = np.asarray(p, float)
     order = np.argsort(p)
@@ -67,8 +69,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 # %% ../../nbs/analysis/paired.ipynb #7c206db5
 def paired_differences(
     a: pd.DataFrame,           # as in against_baseline
-    baseline: str = "random",
-    value: str | None = None,
+    baseline: str = "random",  # the strategy that is subtracted
+    value: str | None = None,  # column to compare; None: aulc if there is one, else accuracy
 ) -> pd.DataFrame:  # condition, strategy, n, diff, ci_low, ci_high, t, p, p_holm, p_wilcoxon, d_z
     """Each strategy minus the baseline, paired by replication, with 95 % t intervals.
 

@@ -71,7 +71,7 @@ def _draw_learning_curves(axes, conditions, curves, counted):
 # %% ../../nbs/analysis/plots.ipynb #82e90d38
 def plot_difference_curves(
     bands: pd.DataFrame,            # from difference_bands
-    baseline: str = "random",
+    baseline: str = "random",       # named on the axis
     dataset: str | None = None,     # for the title
 ) -> Figure:
     "Figure of the differences in test accuracy, in percentage points, with bands; a panel per condition."

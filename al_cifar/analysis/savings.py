@@ -56,7 +56,7 @@ def _target(condition, part, accuracy):
 def label_savings(
     df: pd.DataFrame,                # tidy results
     accuracy: float | None = None,   # target; None: for each condition the highest that all its runs reach
-    baseline: str = "random",
+    baseline: str = "random",        # the strategy whose labels are compared with
 ) -> pd.DataFrame:  # condition, strategy, accuracy, n, labels, baseline_labels, saved, ci_low, ci_high
     """Labels saved against the baseline, paired by replication, with 95 % t intervals; negative: more needed.
 

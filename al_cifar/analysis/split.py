@@ -71,7 +71,7 @@ def parts_of(values: pd.DataFrame) -> pd.DataFrame:  # the same index
 # %% ../../nbs/analysis/split.ipynb #73350987
 def split_loss(
     df: pd.DataFrame,         # as for with_arms
-    baseline: str = "random",
+    baseline: str = "random", # the strategy that is subtracted
 ) -> pd.DataFrame:            # condition, strategy, part, n, diff, ci_low, ci_high, p; in points
     "What wrong labels cost each strategy, by part, with paired 95 % t intervals."
     parts = parts_of(arm_values(with_arms(df)))

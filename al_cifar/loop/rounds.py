@@ -97,10 +97,10 @@ def pick_device(name: str) -> str:
 
 # %% ../../nbs/loop/rounds.ipynb #cc3ac6b4
 def simulate(
-    config: Config,
-    data: ImageData | FeatureData,
-    records: Iterable[dict] = (),  # of the first rounds of the same run, in order
-) -> Iterator[dict]:               # a record a round, after those given
+    config: Config,                 # describes the run
+    data: ImageData | FeatureData,  # the pool and the test set
+    records: Iterable[dict] = (),   # of the first rounds of the same run, in order
+) -> Iterator[dict]:                # a record a round, after those given
     """One run of the active-learning loop. Deterministic on a CPU, whatever else runs.
 
     Raises `ValueError` at once if config, data and records do not fit, `FloatingPointError` if training
@@ -118,6 +118,8 @@ def rounds_of(run: Run, data: ImageData) -> Iterator[dict]:
         yield record
 
 # %% ../../nbs/loop/rounds.ipynb #9a025c08
-def outcome(records: Iterable[dict]) -> list[dict]:
+def outcome(
+    records: Iterable[dict],  # a record a round, as simulate yields them
+) -> list[dict]:
     "Records without their timings, to compare."
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]

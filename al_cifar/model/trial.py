@@ -81,7 +81,7 @@ def _check_picks(text, stack, singles, x):
 # %% ../../nbs/model/trial.ipynb #a411f2ba
 def check_model(
     text: str,                   # of a learner in MODELS
-    n_classes: int = 10,
+    n_classes: int = 10,         # outputs of the network
     shape: tuple = (3, 32, 32),  # channels, height, width
 ) -> Cost:
     "Hold a learner to the contract; raises `AssertionError` that says which clause broke."

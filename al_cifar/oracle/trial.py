@@ -193,7 +193,7 @@ CLAUSES = {
 def check_oracle(
     text: str,             # an annotator in ORACLES, such as tiring(pace=50.0)
     levels: tuple = (.05, .15, .5),  # rising values of epsilon; not used for an annotator without a level
-    n_classes: int = 10,
+    n_classes: int = 10,   # of the toy labels
     data=None,             # ImageData, for annotators that look at images; None: toy labels
 ) -> None:
     "Hold an annotator to the contract; an `AssertionError` names the annotator and the clause it broke."

@@ -29,8 +29,9 @@ def scored(
         def strategy(view, k, g, **parameters):
             return top_k(score(view, **parameters), view.priority, k)
         view, *parameters = inspect.signature(score).parameters.values()
-        given = [inspect.Parameter(one, view.kind) for one in ("view", "k", "g")]
-        strategy.__signature__ = inspect.Signature(given + parameters)
+        types = {"view": PoolView, "k": int, "g": np.random.Generator}
+        given = [inspect.Parameter(one, view.kind, annotation=type_) for one, type_ in types.items()]
+        strategy.__signature__ = inspect.Signature(given + parameters, return_annotation=np.ndarray)
         return register(name, needs, score=score, **facts)(strategy)
     return add
 

@@ -212,10 +212,10 @@ def test_set(view: PoolView) -> tuple:
 
 # %% ../../nbs/strategies/view.ipynb #b1c28fbe
 def toy_view(
-    n: int = 200,
+    n: int = 200,                     # images in the pool
     n_classes: int = 4,
-    d: int = 8,
-    seed: int = 0,
+    d: int = 8,                       # width of the embeddings
+    seed: int = 0,                    # decides all numbers of the view
     order: np.ndarray | None = None,  # (n,) a permutation: the same images, stored in another order
 ) -> PoolView:
     "A small `PoolView` with grouped embeddings, ten labelled images and a committee of three."

@@ -112,7 +112,7 @@ def compare(
     root: Path | str | None = None,    # where that is
     baseline: str = "random",          # whose worlds are taken
     executor: Executor | None = None,  # as in run_study
-    progress: bool = True,
+    progress: bool = True,             # show a bar on stderr
 ) -> Comparison:
     """Run `strategy` in the worlds of a study, as far as it is not there, and compare.
 

@@ -206,7 +206,9 @@ def look_at(folder: Path, plan: dict[str, int]) -> tuple[dict, dict, dict]:
 # %% ../../nbs/study/progress.ipynb #f01aa1c1
 STATES = ("done", "running", "failed", "waiting")
 
-def status(out_dir: Path | str) -> dict:
+def status(
+    out_dir: Path | str,  # folder of the run files
+) -> dict:
     """How the study in the folder `out_dir` stands: numbers of runs, and of rounds, and what failed.
 
     `runs` = `done` + `running` + `failed` + `waiting` + how many are `damaged`; `rounds` on disk of

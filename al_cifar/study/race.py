@@ -119,7 +119,7 @@ def until_precise(
     strategies: Iterable[str],         # those to compare with the baseline
     out_dir: Path | str,               # folder of the run files
     half_width: float,                 # AULC; of the intervals, as wide on either side
-    baseline: str = "random",
+    baseline: str = "random",          # the strategy that the others are compared with
     alpha: float = .05,                # the risk that any of the intervals is wrong
     first: int = 10,                   # replications before the intervals are looked at
     most: int = 200,                   # replications

@@ -156,7 +156,9 @@ def parse_run(
     return head, records
 
 # %% ../../nbs/study/records.ipynb #ab12cd34
-def read_run(path: Path | str) -> tuple[dict | None, list[dict]]:
+def read_run(
+    path: Path | str,  # a run file
+) -> tuple[dict | None, list[dict]]:  # None without a whole first line; a record a round
     "Header and records of a run's file. A half line at the end is dropped. Raises `ValueError`."
     return parse_run(whole_lines(path), path)
 

@@ -77,7 +77,11 @@ def _rounds(path, mix, damaged, columns):
     return read_table(path, RESULT_COLUMNS, mix).sort_values(ORDER, kind="stable", ignore_index=True)
 
 # %% ../../nbs/study/results.ipynb #cfb5c308
-def tidy_rounds(path: Place, mix: Iterable[str] = (), damaged: str = "refuse") -> pd.DataFrame:
+def tidy_rounds(
+    path: Place,              # as in load_results
+    mix: Iterable[str] = (),  # as in load_results
+    damaged: str = "refuse",  # as in load_results
+) -> pd.DataFrame:            # a row per run and number of labels
     """The frame of `load_results` with all that each round measured.
 
     accuracies: of each evaluator, as text; n_wrong: labelled images whose label is wrong; class_counts:

@@ -30,9 +30,9 @@ from .tasks import task_of
 
 # %% ../../nbs/study/running.ipynb #ed15c2c6
 def grid(
-    base: Config,
-    **axes,         # field=[values]
-) -> list[Config]:
+    base: Config,      # what the configs have in common
+    **axes: Iterable,  # field=[values]
+) -> list[Config]:     # a config for each combination
     "Cross fields of `base`, the last axis fastest, without duplicates. Raises `ValueError`."
     names = [field.name for field in fields(Config)]
     for name, values in axes.items():
@@ -131,7 +131,7 @@ def data_for(
 
 # %% ../../nbs/study/running.ipynb #d38f7850
 def run_study(
-    configs: Iterable[Config],
+    configs: Iterable[Config],         # the runs, as grid makes them
     out_dir: Path | str,               # folder of the run files, one a run
     data: ImageData | FeatureData | None = None,  # for all of them; None: each config's dataset
     root: Path | str | None = None,    # where the datasets are

@@ -89,6 +89,8 @@ class ProcessPool(Executor):
         "Let the workers end when all is done."
         if self.pool is not None: self.pool.shutdown(wait, cancel_futures=cancel_futures)
 
-def process_pool(workers: int) -> ProcessPool:
+def process_pool(
+    workers: int,  # processes, one core each
+) -> ProcessPool:
     "An executor that uses so many cores of this machine."
     return ProcessPool(workers)
