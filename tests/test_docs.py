@@ -1,4 +1,5 @@
 "The site builds, without a network; every page is on it, and its links lead somewhere."
+import shutil
 import subprocess
 import sys
 
@@ -14,10 +15,23 @@ def test_site_builds(tree):
     assert done.returncode == 0, done.stdout
     site = tree/"_docs"
     rendered = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    rendered.remove("explore.html")
     assert rendered == sorted(map(html_path, all_pages())), "a page, a file: no fewer, no more"
     assert 'class="math' in (site/"oracle.html").read_text(encoding="utf-8")
     for name in rendered:
         assert f'href="{"../"*name.count("/")}styles.css"' in (site/name).read_text(encoding="utf-8"), name
+    results_can_be_explored(site/"explore.html")
+
+
+def results_can_be_explored(page):
+    "The page of the published results, opened in a browser if there is one: a line and a row for each strategy."
+    assert page.stat().st_size < 3_000_000
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser: return
+    call = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom"]
+    seen = subprocess.run([*call, f"file://{page}#baseline=random"], capture_output=True, text=True, timeout=120).stdout
+    assert seen.count('aria-roledescription="line mark container"') > 0
+    assert seen.count('<th scope="row">') == 2, "the paper's strategies but random"
 
 
 @pytest.mark.parametrize("link,broken", [

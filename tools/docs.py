@@ -239,6 +239,8 @@ def build():
     base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
     contents = [(title, list(map(html_path, pages))) for title, pages in sections() if pages]
     wrong = polish(site, base, config["DEFAULT"]["version"], contents)
+    # after the rest: it is a page of its own kind, without the site's header
+    subprocess.run([sys.executable, "tools/explorer.py", site/"explore.html"], check=True)
     if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))
     if broken := sorted(set(broken_links(site, base))): sys.exit("broken links:\n  " + "\n  ".join(broken))
     if wrong: sys.exit("faults of pages:\n  " + "\n  ".join(wrong))

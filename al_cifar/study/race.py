@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,6 @@ from ..data.sources import load_data
 from ..loop.config import Config
 from .records import read_run
 from .running import run_study
-
-if TYPE_CHECKING: from al_cifar.analysis.verdicts import Precision, Race  # its package takes a second
 
 # %% ../../nbs/study/race.ipynb #a1927150
 def area_of(path: Path | str) -> float:
@@ -97,7 +94,7 @@ def race(
     workers: int | None = None,        # runs at a time; None: what the executor says
     progress: bool = True,             # on stderr: a bar for each wave, a line after it
     **study,                           # data, root, on_round, cohort, as run_study takes them
-) -> "Race":
+) -> object:                           # a Race, see analysis.verdicts
     "Run replications until one strategy is left. Raises `ValueError` before any work, and as `run_study`."
     from al_cifar.analysis.selection import check_race, check_replications  # its package takes a second
     from al_cifar.analysis.verdicts import judge, race_line
@@ -127,7 +124,7 @@ def until_precise(
     workers: int | None = None,        # runs at a time; None: what the executor says
     progress: bool = True,             # on stderr: a bar for each wave, a line after it
     **study,                           # data, root, on_round, cohort, as run_study takes them
-) -> "Precision":
+) -> object:                           # a Precision, see analysis.verdicts
     "Run replications until all differences from the baseline have narrow intervals. Raises as `race`."
     from al_cifar.analysis.selection import check_precision, check_replications  # its package takes a second
     from al_cifar.analysis.verdicts import judge_precision, precision_line
