@@ -173,7 +173,8 @@ function offer() {
   const has = name => part.curves.some(row => row[1] === name);
   fill(at("condition"), part.conditions);
   fill(at("baseline"), all.strategies.filter(has));
-  for (const box of document.querySelectorAll("#strategies input")) box.parentElement.hidden = !has(box.value);
+  for (const box of document.querySelectorAll("#strategies input"))
+    box.parentElement.hidden = !has(box.value);
 }
 function start() {
   fill(at("learner"), Object.keys(all.learners));
