@@ -16,7 +16,14 @@ PAGES, MODULES = all_pages(), all_modules()
 RESULTS = ("run_", "benchmark", "paper", "studies/")  # pages that take parameters
 TEMPLATES = [page for page in PAGES if page_id(page).startswith(RESULTS) and not default_exp(page)]
 
+# pages that take ten seconds and more, and on which nothing else depends: `pytest -m slow` runs them
+LONG = {f"tutorials/{name}" for name in ("own_strategy", "own_images", "own_embeddings", "a_race", "scale_out",
+                                         "lesson_3", "lesson_solutions")}
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=page_id)
+
+
+def run_marks(page): return [pytest.mark.slow] if page_id(page) in LONG else []
 
 
 def run(*command, cwd=ROOT, **env):
@@ -30,18 +37,19 @@ def run(*command, cwd=ROOT, **env):
 
 # Pages
 
-@each_page
+@pytest.mark.parametrize("page", [pytest.param(page, marks=run_marks(page)) for page in PAGES], ids=page_id)
 def test_page_runs(page, tmp_path):
     exit_code, printed = run_page(page, tmp_path/"log.txt")
     assert exit_code == 0, f"{page_id(page)} fails (exit code {exit_code}):\n{printed}"
 
 
 def test_every_page_is_tested():
-    (tested,) = test_page_runs.pytestmark
+    (mark,) = test_page_runs.pytestmark
+    tested = {page for param in mark.args[1] for page in param.values}
     files = {Path(folder)/name for folder, _, names in os.walk(NBS) for name in names}
     visible = re.compile(r"([^._][^/]*/)*[^._][^/]*\.ipynb")
     pages = {path for path in files if visible.fullmatch(path.relative_to(NBS).as_posix())}
-    untested = sorted(map(page_id, pages - set(tested.args[1])))
+    untested = sorted(map(page_id, pages - tested))
     assert not untested, f"no test runs {untested}"
 
 
