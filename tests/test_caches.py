@@ -228,7 +228,8 @@ SAME = "'''a docstring'''\n# a comment\n\n\n"  # in front of the code: other lin
 
 def run_python(folder, code, seed):
     "What a new process prints that executes `code`."
-    environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+    # a history of its own: one that two shells share is locked now and then
+    environment = os.environ | {"PYTHONHASHSEED": str(seed), "IPYTHONDIR": str(folder/"ipython")}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]

@@ -170,7 +170,7 @@ def test_wheel_has_the_package_and_nothing_else(built):
     tables = {f"al_cifar/results/{name}.csv.gz": (ROOT/f"results/{name}.csv.gz").read_bytes() for name in TABLES}
     modules = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in LIB.rglob("*.py")}
     assert files == modules | tables | {"al_cifar/py.typed": b""}
-    assert sum(map(len, tables.values())) < 150_000, "the tables of the wheel are to be small"
+    assert sum(map(len, tables.values())) < 200_000, "the tables of the wheel are to be small"
     assert facts["License-Expression"] == "Apache-2.0"
     urls = dict(text.split(", ") for text in facts.get_all("Project-URL"))
     assert {*urls} == {"Documentation", "Source", "Issues", "Changelog", "Citation"}
