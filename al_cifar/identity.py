@@ -10,9 +10,7 @@ import copyreg
 import dis
 import inspect
 import random
-import site
 import sys
-import sysconfig
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
@@ -23,8 +21,8 @@ import numpy as np
 import torch
 
 # %% ../nbs/identity.ipynb #040282ec
-_PATHS = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()]
-_INSTALLED = tuple(str(Path(path).resolve()) + "/" for path in _PATHS)
+# of any environment: a notebook may take packages from another one than Python's own
+_INSTALLED = {"site-packages", "dist-packages"}
 
 def is_yours(module: str | None) -> bool:
     "Whether the module of that name is the user's own."
@@ -32,7 +30,7 @@ def is_yours(module: str | None) -> bool:
     if top in ("__main__", "__mp_main__"): return True
     if top in ("al_cifar", "None") or top in sys.stdlib_module_names: return False
     file = getattr(sys.modules.get(top), "__file__", None)
-    return file is None or not str(Path(file).resolve()).startswith(_INSTALLED)
+    return file is None or _INSTALLED.isdisjoint(Path(file).resolve().parts)
 
 # %% ../nbs/identity.ipynb #618b7f3c
 def packaged(make: Callable) -> bool:
