@@ -1,7 +1,6 @@
 "Packaging facts live in settings.ini, which nbdev reads too; this file only hands them to setuptools."
 import gzip
 import os
-import re
 import shlex
 import shutil
 import tarfile
@@ -19,16 +18,12 @@ parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 lib, site = cfg["lib_path"], cfg["doc_host"] + cfg["doc_baseurl"]
 file = f"{cfg['git_url']}/blob/{cfg['branch']}"
-raw = f"{cfg['git_url']}/raw/{cfg['branch']}"
-readme = (here/"README.md").read_text(encoding="utf-8")
-readme = re.sub(r"(!\[[^]]*\]\()(?!\w+:|#)", rf"\1{raw}/", readme)  # on PyPI a relative link leads nowhere
-readme = re.sub(r"(\]\()(?!\w+:|#)", rf"\1{file}/", readme)
 extras = ("notebooks", "dask", "skactiveml", "explore")  # for users; `dev` has them all, and what tests and docs need
 needs = {extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in (*extras, "dev")}
 
 
 class WithTables(build_py):
-    "Published tables go into the package; a checkout has them in results/, see nbs/study/published.ipynb."
+    "Published tables go into the package; a checkout has them in results/, see nbs/study/tables.ipynb."
     def run(self):
         super().run()
         if self.editable_mode: return
@@ -58,7 +53,7 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme,
+    long_description=(here/"README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"].split(),
     author=cfg["author"],

@@ -12,6 +12,7 @@ its CDN instead of fetching it from npm.
 """
 import argparse, base64, json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from configparser import ConfigParser
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
@@ -35,11 +36,12 @@ TUTORIALS = ["first_study", "own_strategy", "own_annotator", "../model/own_model
              "how_many", "a_race", "scale_out", "teaching", "lesson_1", "lesson_2", "lesson_3", "lesson_solutions"]
 
 
-def setting(name):
-    "A setting of settings.ini, such as git_url."
+@cache
+def settings():
+    "What settings.ini says: git_url, version, ..."
     config = ConfigParser(delimiters=["="])
     config.read(ROOT/"settings.ini")
-    return config["DEFAULT"][name]
+    return config["DEFAULT"]
 
 
 def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```"
@@ -53,7 +55,7 @@ def alt_text(directives):
 
 def output_parts(cell, images, alt):
     "The outputs of a code cell as Markdown; pictures are added to `images`, name to bytes."
-    raw = setting("git_url").replace("github.com", "raw.githubusercontent.com") + "/" + setting("branch")
+    raw = f"{settings()['git_url']}/{settings()['branch']}".replace("github.com", "raw.githubusercontent.com")
     for number, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
         text = "".join(output.get("text", data.get("text/plain", "")))
@@ -69,7 +71,7 @@ def output_parts(cell, images, alt):
 def readme(notebook):
     "`notebook` as Markdown for the repository's front page, and the pictures it shows."
     parts, images = [], {}
-    files = f"{setting('git_url')}/blob/{setting('branch')}/nbs/"  # absolute: a package index shows it, too
+    files = f"{settings()['git_url']}/blob/{settings()['branch']}/nbs/"  # absolute: a package index shows it, too
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         lines = "".join(cell["source"]).strip().splitlines()
         directives = {line[2:].strip() for line in lines if line.startswith("#|")}
@@ -234,11 +236,9 @@ def build():
     shutil.move(proc/"_docs", site)
     shutil.rmtree(proc)
     if not quarto: own_katex(site)
-    config = ConfigParser(delimiters=["="])
-    config.read(ROOT/"settings.ini")
-    base = config["DEFAULT"]["doc_host"] + config["DEFAULT"]["doc_baseurl"] + "/"
+    base = settings()["doc_host"] + settings()["doc_baseurl"] + "/"
     contents = [(title, list(map(html_path, pages))) for title, pages in sections() if pages]
-    wrong = polish(site, base, config["DEFAULT"]["version"], contents)
+    wrong = polish(site, base, settings()["version"], contents)
     # after the rest: it is a page of its own kind, without the site's header
     subprocess.run([sys.executable, "tools/explorer.py", site/"explore.html"], check=True)
     if missing := list(not_rendered(site)): sys.exit("pages not rendered:\n  " + "\n  ".join(missing))

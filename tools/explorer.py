@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from al_cifar.analysis.explore import explore
 from al_cifar.study.results import load_results
+from al_cifar.study.tables import published
 
 RESULTS = ROOT/"results"
 
@@ -24,23 +25,17 @@ def whole(runs):
     return runs[ends == runs.n_labels.max()]
 
 
-def paper():
-    "The paper's grid to 2,000 labels."
-    runs = load_results(RESULTS/"paper.csv.gz", mix=("protocol",))
-    return runs.query("protocol == 'paper' and crn == True")
-
-
 def more_strategies():
     "All strategies of the study to 1,000 labels, in the replications that the later ones have."
     later = load_results(RESULTS/"strategies.csv.gz")
-    first = load_results(RESULTS/"replications.csv.gz")
+    first = published("replications")
     return pd.concat([first[first.replication.isin(later.replication)], later], ignore_index=True)
 
 
-PARTS = {"the paper's network, 2,000 labels": paper, "more strategies, 1,000 labels": more_strategies}
+PARTS = {"the paper's network, 2,000 labels": published, "more strategies, 1,000 labels": more_strategies}
 
 
-def published():
+def everything():
     "All parts as one frame; the column `learner` names the part."
     return pd.concat([whole(part()).assign(learner=name) for name, part in PARTS.items()], ignore_index=True)
 
@@ -48,7 +43,7 @@ def published():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", nargs="?", default="explore.html")
-    path = explore(published(), parser.parse_args().path, "Does active learning pay when annotators err?")
+    path = explore(everything(), parser.parse_args().path, "Does active learning pay when annotators err?")
     print(f"{path}: {path.stat().st_size/1e6:.2f} MB")
 
 

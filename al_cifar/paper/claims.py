@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['REPRODUCED', 'NOT_REPRODUCED', 'UNSUPPORTED', 'ABSENT', 'UNTESTED', 'ANSWERS', 'ROW_NAMES', 'verdict', 'supports',
            'agrees', 'Claim', 'untested', 'judge_finding', 'target_numbers', 'numbers_text', 'differences_text',
-           'compared', 'judge_numbers', 'measured', 'released_says', 'runs_of', 'replications_of', 'judge', 'shown',
-           'Claims', 'Report']
+           'compared', 'judge_numbers', 'measured', 'released_says', 'runs_of', 'judge', 'shown', 'Claims', 'Report']
 
 # %% ../../nbs/paper/claims.ipynb #e0ccebeb
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..analysis.style import save_figure
-from .evidence import Evidence, NotInResults
+from .evidence import Evidence, NotInResults, replications_of
 from .numbers import limit, standard_errors
 from .printed import PRINTED, Printed, Table, paper_words
 from .released import RELEASED
@@ -181,12 +180,6 @@ def runs_of(evidence: Evidence, arm: str) -> pd.DataFrame:
     "The frame of `arm`, one of `ARMS`; if it is not given, the main arm."
     runs = getattr(evidence, arm)
     return evidence.main if runs is None else runs
-
-def replications_of(runs: pd.DataFrame) -> str:
-    "How many replications a strategy has in a condition: a number, or the least and the most."
-    n = runs.groupby(["condition", "strategy"])["replication"].nunique()
-    if not len(n): return "0"
-    return str(n.max()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
 
 # %% ../../nbs/paper/claims.ipynb #118b72c4
 def judge(
